@@ -1,0 +1,20 @@
+//! Wire protocol v1: subjects, headers and records. Pure; the contract is in the crate docs.
+
+mod headers;
+mod job;
+mod records;
+mod subject;
+pub(crate) mod time;
+
+pub use headers::Headers;
+pub(crate) use headers::name;
+pub(crate) use job::{HeaderError, JobHeaders, RunAfter};
+pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
+pub(crate) use records::{MAX_ERROR_BYTES, parse_record};
+pub(crate) use subject::{
+    BadSubject, JobSubject, RecordKey, RecordKind, events_subject, guard_subject, job_subject,
+    record_filter, record_subject,
+};
+
+/// The protocol version that this library writes and reads.
+pub const PROTOCOL_VERSION: u32 = 1;

@@ -1,0 +1,234 @@
+//! Subjects: where jobs, records and events are published. See the crate docs for the table.
+
+use std::fmt;
+
+use crate::priority::Priority;
+use crate::token::{JobId, Kind, Namespace, Queue, RunId, is_token};
+
+/// The token that stands for the run where the run is the id.
+const RUN_IS_ID: &str = "_";
+
+/// The subject to publish a job to; without an id the broker's sequence becomes the id.
+pub(crate) fn job_subject(
+    ns: &Namespace,
+    queue: &Queue,
+    priority: Priority,
+    kind: &Kind,
+    id: Option<&JobId>,
+) -> String {
+    match id {
+        Some(id) => format!("{ns}.jobs.{queue}.{priority}.{kind}.{id}"),
+        None => format!("{ns}.jobs.{queue}.{priority}.{kind}"),
+    }
+}
+
+/// The one string by which every guard on a jobs stream names an id. It must always be exactly
+/// this: while publishes are in flight, a cluster compares guards as strings.
+pub(crate) fn guard_subject(ns: &Namespace, queue: &Queue, kind: &Kind, id: &JobId) -> String {
+    format!("{ns}.jobs.{queue}.*.{kind}.{id}")
+}
+
+/// What a worker announces about a running job; not stored.
+pub(crate) fn events_subject(ns: &Namespace, queue: &Queue, kind: &Kind, id: &JobId) -> String {
+    format!("{ns}.events.{queue}.{kind}.{id}")
+}
+
+/// The three streams of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RecordKind {
+    Result,
+    Attempt,
+    Dead,
+}
+
+impl RecordKind {
+    pub(crate) const fn token(self) -> &'static str {
+        match self {
+            Self::Result => "results",
+            Self::Attempt => "attempts",
+            Self::Dead => "dead",
+        }
+    }
+}
+
+/// Which run a record is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RecordKey {
+    pub(crate) queue: Queue,
+    pub(crate) kind: Kind,
+    pub(crate) id: JobId,
+    pub(crate) run: RunId,
+}
+
+impl RecordKey {
+    /// Reads a record's subject; `None` if it is none of that kind.
+    pub(crate) fn parse(ns: &Namespace, record: RecordKind, subject: &str) -> Option<Self> {
+        let rest = subject.strip_prefix(ns.as_str())?.strip_prefix('.')?;
+        let mut tokens = rest.strip_prefix(record.token())?.strip_prefix('.')?.split('.');
+        let queue = Queue::new(tokens.next()?).ok()?;
+        let kind = Kind::new(tokens.next()?).ok()?;
+        let id = JobId::new(tokens.next()?).ok()?;
+        let run = match tokens.next()? {
+            RUN_IS_ID => id.as_run(),
+            run => RunId::new(run).ok()?,
+        };
+        tokens.next().is_none().then_some(Self { queue, kind, id, run })
+    }
+
+    fn run_token(&self) -> &str {
+        if self.run.as_str() == self.id.as_str() { RUN_IS_ID } else { self.run.as_str() }
+    }
+}
+
+/// The subject of one run's records.
+pub(crate) fn record_subject(ns: &Namespace, record: RecordKind, key: &RecordKey) -> String {
+    let RecordKey { queue, kind, id, .. } = key;
+    format!("{ns}.{}.{queue}.{kind}.{id}.{}", record.token(), key.run_token())
+}
+
+/// The subjects of the records of a queue, or only of one kind, or of one id over all its runs.
+pub(crate) fn record_filter(
+    ns: &Namespace,
+    record: RecordKind,
+    queue: &Queue,
+    kind: Option<&Kind>,
+    id: Option<&JobId>,
+) -> String {
+    let kind = kind.map_or("*", Kind::as_str);
+    let id = id.map_or("*", JobId::as_str);
+    format!("{ns}.{}.{queue}.{kind}.{id}.*", record.token())
+}
+
+/// What a job's subject says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JobSubject {
+    pub(crate) kind: Kind,
+    pub(crate) id: Option<JobId>,
+}
+
+/// A job's subject that fits no record; `kind` is what can be saved of it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BadSubject {
+    pub(crate) kind: Kind,
+    problem: String,
+}
+
+impl fmt::Display for BadSubject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problem)
+    }
+}
+
+impl JobSubject {
+    /// Reads the part of a job's subject behind the lane: `<kind>[.<id>]`.
+    pub(crate) fn parse(
+        ns: &Namespace,
+        queue: &Queue,
+        priority: Priority,
+        subject: &str,
+    ) -> Result<Self, BadSubject> {
+        let prefix = format!("{ns}.jobs.{queue}.{priority}.");
+        Self::parse_tail(subject.strip_prefix(&prefix).unwrap_or_default())
+    }
+
+    fn parse_tail(tail: &str) -> Result<Self, BadSubject> {
+        let mut tokens = tail.split('.');
+        let kind = tokens.next().unwrap_or_default();
+        let id = tokens.next();
+        let extra = tokens.next();
+        let bad = |problem: String| {
+            let kind = if is_token(kind) { kind } else { "_" };
+            let kind = Kind::new(kind).expect("it is a token, or the underscore");
+            Err(BadSubject { kind, problem })
+        };
+        if extra.is_some() {
+            return bad(format!("subject ends in {tail:?}, which is more than <kind>.<id>"));
+        }
+        match (Kind::new(kind), id.map(JobId::new).transpose()) {
+            (Ok(kind), Ok(id)) => Ok(Self { kind, id }),
+            (Err(error), _) | (Ok(_), Err(error)) => bad(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ns() -> Namespace {
+        Namespace::default()
+    }
+
+    fn key(id: &str, run: &str) -> RecordKey {
+        RecordKey {
+            queue: Queue::default(),
+            kind: Kind::new("send_email").expect("valid"),
+            id: JobId::new(id).expect("valid"),
+            run: RunId::new(run).expect("valid"),
+        }
+    }
+
+    #[test]
+    fn the_run_token_is_an_underscore_where_run_and_id_are_one() {
+        let one = key("order-17", "order-17");
+        let subject = record_subject(&ns(), RecordKind::Result, &one);
+        assert_eq!(subject, "tidemill.results.default.send_email.order-17._");
+        assert_eq!(RecordKey::parse(&ns(), RecordKind::Result, &subject), Some(one));
+        let two = key("order-17", "d-3");
+        let subject = record_subject(&ns(), RecordKind::Dead, &two);
+        assert_eq!(subject, "tidemill.dead.default.send_email.order-17.d-3");
+        assert_eq!(RecordKey::parse(&ns(), RecordKind::Dead, &subject), Some(two));
+    }
+
+    #[test]
+    fn job_subjects_with_and_without_id() {
+        let parse =
+            |subject: &str| JobSubject::parse(&ns(), &Queue::default(), Priority::High, subject);
+        let job = parse("tidemill.jobs.default.high.send_email").expect("valid");
+        assert_eq!((job.kind.as_str(), job.id), ("send_email", None));
+        let job = parse("tidemill.jobs.default.high.send_email.a-1").expect("valid");
+        assert_eq!(job.id.expect("given").as_str(), "a-1");
+    }
+
+    #[test]
+    fn a_bad_subject_keeps_what_fits() {
+        let long = "x".repeat(65);
+        let table = [
+            ("send_email.a.b".to_owned(), "send_email"),
+            (format!("{long}.a"), "_"),
+            (format!("send_email.{long}"), "send_email"),
+            ("sänd".to_owned(), "_"),
+        ];
+        for (tail, kind) in table {
+            let subject = format!("tidemill.jobs.default.low.{tail}");
+            let bad = JobSubject::parse(&ns(), &Queue::default(), Priority::Low, &subject)
+                .expect_err(&tail);
+            assert_eq!(bad.kind.as_str(), kind);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn record_subjects_round_trip(
+            queue in "[A-Za-z0-9_-]{1,64}", kind in "[A-Za-z0-9_-]{1,64}",
+            id in "[A-Za-z0-9_-]{2,64}", run in "[A-Za-z0-9_-]{2,64}",
+        ) {
+            let key = RecordKey {
+                queue: Queue::new(queue).expect("valid"),
+                kind: Kind::new(kind).expect("valid"),
+                id: JobId::new(id).expect("valid"),
+                run: RunId::new(run).expect("valid"),
+            };
+            let subject = record_subject(&ns(), RecordKind::Attempt, &key);
+            prop_assert_eq!(RecordKey::parse(&ns(), RecordKind::Attempt, &subject), Some(key));
+        }
+
+        #[test]
+        fn no_subject_panics(text in ".*") {
+            let _ = JobSubject::parse_tail(&text);
+            let _ = RecordKey::parse(&ns(), RecordKind::Result, &text);
+        }
+    }
+}

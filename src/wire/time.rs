@@ -1,0 +1,74 @@
+//! Times on the wire: RFC 3339 in UTC with milliseconds.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+/// A moment as the broker counts it.
+pub(crate) type Time = DateTime<Utc>;
+
+pub(crate) fn to_text(time: &Time) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+pub(crate) fn parse(text: &str) -> Option<Time> {
+    DateTime::parse_from_rfc3339(text).ok().map(|time| time.with_timezone(&Utc))
+}
+
+/// The moment that many nanoseconds after the Unix epoch; `None` outside of what can be told.
+pub(crate) fn from_nanos(nanos: i64) -> Time {
+    DateTime::from_timestamp_nanos(nanos)
+}
+
+/// `time + delay`, at most the end of time.
+pub(crate) fn after(time: Time, delay: Duration) -> Time {
+    chrono::TimeDelta::from_std(delay)
+        .ok()
+        .and_then(|delay| time.checked_add_signed(delay))
+        .unwrap_or(Time::MAX_UTC)
+}
+
+/// How long until `time`; zero if it has passed.
+pub(crate) fn until(time: Time, now: Time) -> Duration {
+    (time - now).to_std().unwrap_or(Duration::ZERO)
+}
+
+/// `#[serde(with = …)]` for a moment.
+pub(crate) mod rfc3339 {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::Time;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Time, out: S) -> Result<S::Ok, S::Error> {
+        out.serialize_str(&super::to_text(time))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(input: D) -> Result<Time, D::Error> {
+        let text = String::deserialize(input)?;
+        super::parse(&text).ok_or_else(|| de::Error::custom("not an RFC 3339 time"))
+    }
+}
+
+/// `#[serde(with = …)]` for a moment that may be missing.
+pub(crate) mod rfc3339_option {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    use super::Time;
+
+    pub(crate) fn serialize<S: Serializer>(time: &Option<Time>, out: S) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => out.serialize_str(&super::to_text(time)),
+            None => out.serialize_none(),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        input: D,
+    ) -> Result<Option<Time>, D::Error> {
+        Option::<String>::deserialize(input)?
+            .map(|text| {
+                super::parse(&text).ok_or_else(|| de::Error::custom("not an RFC 3339 time"))
+            })
+            .transpose()
+    }
+}

@@ -1,0 +1,2 @@
+//! Worker.
+pub(crate) mod pick;
