@@ -143,6 +143,22 @@ pub(crate) enum BuryReason {
 }
 
 impl BuryReason {
+    const ALL: [Self; 8] = [
+        Self::AttemptsExhausted,
+        Self::Discarded,
+        Self::Undecodable,
+        Self::BadHeader,
+        Self::BadSubject,
+        Self::UnknownKind,
+        Self::WorkerLost,
+        Self::SnoozedTooOften,
+    ];
+
+    /// The reason of that name, as records tell it.
+    pub(crate) fn from_wire(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
+    }
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::AttemptsExhausted => "attempts_exhausted",
@@ -157,14 +173,25 @@ impl BuryReason {
     }
 }
 
-/// What an ended attempt means for its job.
+/// What becomes of a job that a worker holds.
 #[derive(Debug)]
 pub(crate) enum Settlement {
+    /// Done.
     Complete { result: Option<Box<RawValue>> },
+    /// Failed: to be tried again after `delay`.
     Retry { delay: Duration, error: ErrorInfo },
+    /// Put off by its handler.
     Snooze { delay: Duration, snoozes: u32 },
+    /// Not to be tried again.
     Bury { reason: BuryReason, error: ErrorInfo },
+    /// Not wanted any more.
     Cancel { reason: String },
+    /// Not started in time.
+    Expire,
+    /// Given back after `delay`, for this or another worker; costs no attempt.
+    Release { delay: Duration },
+    /// Ended before: only taken off the queue.
+    Forget,
 }
 
 /// The class under which a payload that does not decode is recorded.

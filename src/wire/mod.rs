@@ -8,12 +8,15 @@ pub(crate) mod time;
 
 pub use headers::Headers;
 pub(crate) use headers::name;
-pub(crate) use job::{HeaderError, JobHeaders, RunAfter};
+pub(crate) use headers::{is_brokers, is_ours};
+pub(crate) use job::JobHeaders;
+#[cfg(test)]
+pub(crate) use job::RunAfter;
 pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
-pub(crate) use records::{MAX_ERROR_BYTES, parse_record};
+pub(crate) use records::{Record, parse_record};
 pub(crate) use subject::{
-    BadSubject, JobSubject, RecordKey, RecordKind, events_subject, guard_subject, job_subject,
-    record_filter, record_subject,
+    JobSubject, RecordKey, RecordKind, events_subject, guard_subject, job_subject, record_filter,
+    record_subject,
 };
 
 /// The protocol version that this library writes and reads.

@@ -1,2 +1,285 @@
-//! Worker.
+//! The worker: fetches jobs into lanes, picks weighted-first, runs, settles, and stops cleanly.
+//!
+//! The order in which things start and stop stands in [`Worker::start`] and [`Running::drain`].
+
+mod admit;
+mod builder;
+mod context;
+mod execute;
+mod fetch;
+mod handler;
+mod history;
+mod job;
+mod lanes;
+mod lease;
+mod panic;
 pub(crate) mod pick;
+mod prefetch;
+mod record;
+mod running;
+mod settle;
+mod unknown;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use builder::{DEFAULT_CONCURRENCY, DEFAULT_GRACE, WorkerBuilder};
+pub use context::JobContext;
+pub use handler::{DEFAULT_TIMEOUT, Handler, HandlerResult, Next};
+pub use lanes::Order;
+pub use running::{Drained, Running};
+pub use unknown::DEFAULT_UNKNOWN_KIND_GRACE;
+
+use self::handler::Middleware;
+use self::job::Work;
+use self::lanes::{LaneId, Lanes, MAX_BUFFERED_FOR};
+use self::lease::Leases;
+use self::record::Recorder;
+use self::settle::Settler;
+use self::unknown::UnknownKinds;
+use crate::broker::{Announcement, Clock, Connection, Registration};
+use crate::client::Client;
+use crate::error::Result;
+use crate::outcome::Settlement;
+use crate::priority::Priority;
+use crate::token::{Kind, Namespace, Queue};
+use crate::topology::StreamNames;
+
+/// How often the broker's clock is read anew.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
+
+/// How often buffers are searched for jobs that lie too long.
+const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// A set of handlers for some queues, ready to work. Start as many, on as many machines, as it
+/// takes: they share the work, and none needs a name or an order.
+///
+/// ```no_run
+/// # async fn example(client: tidemill::Client) -> tidemill::Result<()> {
+/// # #[derive(serde::Serialize, serde::Deserialize)] struct SendEmail { to: String }
+/// # impl tidemill::Job for SendEmail { const KIND: &'static str = "send_email"; }
+/// use tidemill::{JobContext, JobError, Worker};
+///
+/// async fn send_email(job: SendEmail, context: JobContext) -> Result<(), JobError> {
+///     println!("to {}, attempt {}", job.to, context.attempt());
+///     Ok(())
+/// }
+///
+/// let worker = Worker::builder(&client).queue("default").concurrency(20).handle(send_email);
+/// let running = worker.build()?.start().await?;
+/// // … until the program is told to stop:
+/// running.drain().await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Worker {
+    shared: Arc<Shared>,
+    settlements: tokio::sync::mpsc::Receiver<settle::ToSettle>,
+    grace: Duration,
+    announcement: Announcement,
+}
+
+/// What all parts of a worker share.
+pub(crate) struct Shared {
+    client: Client,
+    conn: Connection,
+    clock: Clock,
+    namespace: Namespace,
+    queues: Vec<QueueState>,
+    handlers: HashMap<Kind, Handler>,
+    middleware: Arc<[Middleware]>,
+    unknown_kind_grace: Duration,
+    lanes: Mutex<Lanes>,
+    /// Told when a job has entered a lane.
+    has_work: Notify,
+    slots: Arc<Semaphore>,
+    leases: Arc<Leases>,
+    recorder: Recorder,
+    settler: Settler,
+    /// Cancelled first: nothing more is fetched or started.
+    stop_fetching: CancellationToken,
+    /// Look-ups and attempts.
+    tasks: TaskTracker,
+}
+
+/// One of a worker's queues.
+struct QueueState {
+    name: Queue,
+    streams: StreamNames,
+    unknown: UnknownKinds,
+    /// By priority: told when a lane has room.
+    room: [Arc<Notify>; 4],
+}
+
+impl Worker {
+    /// A worker on this connection, to be configured.
+    pub fn builder(client: &Client) -> WorkerBuilder {
+        WorkerBuilder::new(client)
+    }
+
+    /// Starts working.
+    ///
+    /// Starts from the end of a job's way to its beginning, so that each part finds the next one
+    /// there: queues are made, then settling, leases, running, fetching, and last the announcement
+    /// that this worker is there.
+    ///
+    /// # Errors
+    /// Where a queue cannot be made or looked at; see [`Client::ensure_queue`].
+    pub async fn start(self) -> Result<Running> {
+        let Self { shared, settlements, grace, announcement } = self;
+        panic::watch();
+        for queue in &shared.queues {
+            shared.client.ensure_once(&queue.name).await?;
+        }
+        let settling = tokio::spawn(settle::run(shared.clone(), settlements));
+        let end = CancellationToken::new();
+        let background = TaskTracker::new();
+        let ack_wait = shared.shortest_ack_wait().await?;
+        background.spawn(shared.leases.clone().keep(shared.conn.clone(), ack_wait, end.clone()));
+        background.spawn(keep_clock(shared.clone(), end.clone()));
+        background.spawn(sweep(shared.clone(), ack_wait, end.clone()));
+        let dispatching = tokio::spawn(dispatch(shared.clone()));
+        let fetching = TaskTracker::new();
+        for lane in shared.lane_ids() {
+            fetching.spawn(fetch::run(shared.clone(), lane));
+        }
+        let registration = Registration::new(&shared.conn, &announcement).await?;
+        tracing::info!(worker = announcement.worker, "working");
+        Ok(Running::new(running::Parts {
+            shared,
+            grace,
+            registration,
+            fetching,
+            dispatching,
+            settling,
+            background,
+            end,
+        }))
+    }
+}
+
+/// Gives each free slot the next job, until fetching stops.
+async fn dispatch(shared: Arc<Shared>) {
+    loop {
+        let slot = tokio::select! {
+            biased;
+            () = shared.stop_fetching.cancelled() => return,
+            slot = shared.slots.clone().acquire_owned() => slot,
+        };
+        let Ok(slot) = slot else { return };
+        let Some(work) = shared.next_work().await else { return };
+        let attempt = shared.clone();
+        shared.tasks.spawn(async move {
+            execute::attempt(&attempt, work).await;
+            drop(slot);
+            attempt.lanes().count_slot(Instant::now());
+        });
+    }
+}
+
+/// Hands back what has lain in a buffer for too long.
+async fn sweep(shared: Arc<Shared>, ack_wait: Duration, end: CancellationToken) {
+    let longest = MAX_BUFFERED_FOR.min(ack_wait / 3);
+    let mut ticks = interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let Some(oldest) = Instant::now().checked_sub(longest) else { continue };
+        let stale = shared.lanes().take_stale(oldest);
+        for work in stale {
+            shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
+        }
+    }
+}
+
+async fn keep_clock(shared: Arc<Shared>, end: CancellationToken) {
+    let mut ticks = interval(CLOCK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        // Looking at any consumer brings the broker's time.
+        if let Err(error) = shared.shortest_ack_wait().await {
+            tracing::debug!(%error, "the broker's clock was not read");
+        }
+    }
+}
+
+impl Shared {
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn lane_ids(&self) -> impl Iterator<Item = LaneId> + use<> {
+        (0..self.queues.len())
+            .flat_map(|queue| Priority::ALL.map(|priority| LaneId { queue, priority }))
+    }
+
+    fn room(&self, lane: LaneId) -> &Arc<Notify> {
+        &self.queues[lane.queue].room[lane.priority.index()]
+    }
+
+    fn ask(&self, lane: LaneId) -> usize {
+        self.lanes().ask(lane, self.slots.available_permits(), Instant::now())
+    }
+
+    fn give_up(&self, lane: LaneId, count: usize) {
+        self.lanes().give_up(lane, count);
+    }
+
+    fn enter(&self, work: Work) {
+        self.lanes().enter(work.lane, work);
+        self.has_work.notify_one();
+    }
+
+    /// The next job, for a slot that is free; `None` when fetching has stopped.
+    async fn next_work(&self) -> Option<Work> {
+        loop {
+            if self.stop_fetching.is_cancelled() {
+                return None;
+            }
+            // The slot that asks is free as well, until it has its job.
+            let free = self.slots.available_permits() + 1;
+            let picked = self.lanes().pick(free, Instant::now());
+            for lane in picked.refill {
+                self.room(lane).notify_one();
+            }
+            if picked.work.is_some() {
+                return picked.work;
+            }
+            tokio::select! {
+                () = self.stop_fetching.cancelled() => return None,
+                () = self.has_work.notified() => {}
+            }
+        }
+    }
+
+    /// Lets go of a job that is settled, or not ours any more.
+    fn release(&self, work: &Work) {
+        self.leases.release((work.lane.queue, work.sequence));
+    }
+
+    async fn shortest_ack_wait(&self) -> Result<Duration> {
+        let mut shortest = Duration::MAX;
+        for queue in &self.queues {
+            let lane = Priority::Critical.as_str();
+            let born =
+                crate::broker::consumer_born(&self.conn, &queue.streams.jobs, lane, &self.clock);
+            if let Some(born) = born.await? {
+                shortest = shortest.min(born.ack_wait);
+            }
+        }
+        Ok(shortest)
+    }
+}

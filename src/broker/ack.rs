@@ -1,0 +1,107 @@
+//! Settling a delivery: what its reply subject says, and what is sent to it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::connection::Connection;
+use crate::error::Result;
+use crate::wire::time::{self, Time};
+
+/// What the broker encodes in a delivery's reply subject (ADR-15), in either of its forms:
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<seq>.<consumer seq>.<time>.<pending>`, or the same
+/// behind `<domain>.<account hash>.` and with more behind it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct AckInfo {
+    /// How often the broker has handed this message out; 1 the first time.
+    pub(crate) delivered: u64,
+    pub(crate) sequence: u64,
+    pub(crate) stored: Time,
+}
+
+const TOKENS_V1: usize = 9;
+const TOKENS_V2: usize = 11;
+
+pub(super) fn parse(reply: &str) -> Option<AckInfo> {
+    let tokens: Vec<&str> = reply.split('.').collect();
+    if tokens.get(..2) != Some(&["$JS", "ACK"]) {
+        return None;
+    }
+    let counts = match tokens.len() {
+        TOKENS_V1 => &tokens[4..],
+        TOKENS_V2.. => &tokens[6..],
+        _ => return None,
+    };
+    Some(AckInfo {
+        delivered: counts[0].parse().ok()?,
+        sequence: counts[1].parse().ok()?,
+        stored: time::from_nanos(counts[3].parse().ok()?),
+    })
+}
+
+/// Where a delivery is settled.
+#[derive(Clone, Debug)]
+pub(crate) struct AckSubject(pub(super) async_nats::Subject);
+
+const ACK: Bytes = Bytes::from_static(b"+ACK");
+const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
+
+impl AckSubject {
+    /// Removes the job from the queue; not confirmed.
+    pub(crate) async fn ack(&self, conn: &Connection) -> Result<()> {
+        conn.publish(self.0.clone(), ACK).await
+    }
+
+    /// Removes the job from the queue and waits until the broker has seen this and all that was
+    /// sent before it. (The answer does not say that the delivery was still ours.)
+    pub(crate) async fn ack_confirmed(&self, conn: &Connection) -> Result<()> {
+        conn.request(self.0.clone(), None, ACK).await.map(drop)
+    }
+
+    /// Gives the job back, to be handed out again after `delay`; not confirmed.
+    pub(crate) async fn nak(&self, conn: &Connection, delay: Duration) -> Result<()> {
+        conn.publish(self.0.clone(), nak_body(delay)).await
+    }
+
+    /// The same, confirmed.
+    pub(crate) async fn nak_confirmed(&self, conn: &Connection, delay: Duration) -> Result<()> {
+        conn.request(self.0.clone(), None, nak_body(delay)).await.map(drop)
+    }
+
+    /// Starts `ack_wait` anew, and waits until the broker has seen it.
+    pub(crate) async fn in_progress(&self, conn: &Connection) -> Result<()> {
+        conn.request(self.0.clone(), None, IN_PROGRESS).await.map(drop)
+    }
+}
+
+fn nak_body(delay: Duration) -> Bytes {
+    if delay.is_zero() {
+        return Bytes::from_static(b"-NAK");
+    }
+    Bytes::from(format!(r#"-NAK {{"delay": {}}}"#, delay.as_nanos()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_reply_subject_are_read() {
+        let v1 = "$JS.ACK.TIDEMILL_JOBS_default.high.3.1795000000000042.7.1795000000000000000.12";
+        let info = parse(v1).expect("v1");
+        assert_eq!((info.delivered, info.sequence), (3, 1_795_000_000_000_042));
+        assert_eq!(time::to_text(&info.stored), "2026-11-18T12:26:40.000Z");
+        let v2 = v1.replace("$JS.ACK.", "$JS.ACK.hub.AbCdEf.");
+        assert_eq!(parse(&v2), Some(info.clone()));
+        assert_eq!(parse(&format!("{v2}.extra")), Some(info));
+        for bad in ["", "$JS.ACK", "$JS.ACK.a.b.c.d.e.f.g", "_INBOX.x"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_nak_carries_its_delay_in_nanoseconds() {
+        assert_eq!(nak_body(Duration::ZERO), "-NAK");
+        assert_eq!(nak_body(Duration::from_millis(1500)), r#"-NAK {"delay": 1500000000}"#);
+    }
+}

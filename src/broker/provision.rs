@@ -1,0 +1,221 @@
+//! Making a queue's streams and consumers where they are missing, and saying where they differ.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::api::{self, ApiError, code};
+use super::clock::Clock;
+use super::connection::Connection;
+use crate::error::{Error, Result};
+use crate::token::{Namespace, Queue};
+use crate::topology::{
+    ConsumerSpec, Drift, QueueConfig, ServerTraits, StreamNames, StreamSpec, drift, streams,
+};
+use crate::wire::time::{Time, rfc3339};
+
+/// What [`ensure`] did and found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Provisioned {
+    /// Streams and consumers that were made.
+    pub created: Vec<String>,
+    /// Options that are not as wanted; they were left alone.
+    pub drift: Vec<Drift>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    config: Value,
+    #[serde(with = "rfc3339")]
+    created: Time,
+    #[serde(default, with = "crate::wire::time::rfc3339_option")]
+    ts: Option<Time>,
+}
+
+/// Makes what is missing of a queue. Repeating it, or doing it from many places at once, is
+/// harmless. What is there is compared and never changed.
+pub(crate) async fn ensure(
+    conn: &Connection,
+    ns: &Namespace,
+    queue: &Queue,
+    config: &QueueConfig,
+    clock: &Clock,
+) -> Result<Provisioned> {
+    config.check()?;
+    let server = ServerTraits {
+        api_level: api::account_info(conn).await?.api.level,
+        max_payload: conn.max_payload(),
+    };
+    // A stream that is made anew continues above every sequence it may ever have had: an ack or an
+    // id from before must not meet a new job.
+    let first_sequence = u64::try_from(clock.now().timestamp_micros()).unwrap_or(1);
+    let mut report = Provisioned::default();
+    for stream in streams(ns, queue, config, server, first_sequence) {
+        ensure_stream(conn, &stream, clock, &mut report).await?;
+        for consumer in &stream.consumers {
+            ensure_consumer(conn, &stream.name, consumer, &mut report).await?;
+        }
+    }
+    Ok(report)
+}
+
+async fn ensure_stream(
+    conn: &Connection,
+    spec: &StreamSpec,
+    clock: &Clock,
+    report: &mut Provisioned,
+) -> Result<()> {
+    let asked = Instant::now();
+    let found = match stream_info(conn, &spec.name).await? {
+        Some(info) => info,
+        None => {
+            let verb = format!("STREAM.CREATE.{}", spec.name);
+            match api::call::<Info>(conn, &verb, Some(&spec.config)).await? {
+                Ok(info) => {
+                    report.created.push(spec.name.clone());
+                    info
+                }
+                // Somebody else was faster, with another first sequence.
+                Err(error) if error.err_code == code::STREAM_NAME_IN_USE => {
+                    stream_info(conn, &spec.name)
+                        .await?
+                        .ok_or_else(|| error.into_error(&format!("create stream {}", spec.name)))?
+                }
+                Err(error) => return Err(cannot_create("stream", &spec.name, error)),
+            }
+        }
+    };
+    if let Some(now) = found.ts {
+        clock.set(now, asked);
+    }
+    report.drift.extend(drift(&spec.name, &spec.config, &found.config));
+    Ok(())
+}
+
+async fn ensure_consumer(
+    conn: &Connection,
+    stream: &str,
+    spec: &ConsumerSpec,
+    report: &mut Provisioned,
+) -> Result<()> {
+    let place = format!("{stream}/{}", spec.name);
+    let found = match consumer_info(conn, stream, spec.name).await? {
+        Some(info) => info,
+        None => {
+            let verb = format!("CONSUMER.CREATE.{stream}.{}.{}", spec.name, spec.filter);
+            let request =
+                json!({ "stream_name": stream, "config": spec.config, "action": "create" });
+            match api::call::<Info>(conn, &verb, Some(&request)).await? {
+                Ok(info) => {
+                    report.created.push(place.clone());
+                    info
+                }
+                Err(error) if error.err_code == code::CONSUMER_EXISTS => {
+                    consumer_info(conn, stream, spec.name)
+                        .await?
+                        .ok_or_else(|| error.into_error(&format!("create consumer {place}")))?
+                }
+                Err(error) => return Err(cannot_create("consumer", &place, error)),
+            }
+        }
+    };
+    report.drift.extend(drift(&place, &spec.config, &found.config));
+    Ok(())
+}
+
+fn cannot_create(what: &str, name: &str, error: ApiError) -> Error {
+    let hint = if error.err_code == code::STORAGE_RESOURCES {
+        ": lower the queue's size limits or raise the account's"
+    } else {
+        ""
+    };
+    error.into_error(&format!("create {what} {name}{hint}"))
+}
+
+async fn stream_info(conn: &Connection, stream: &str) -> Result<Option<Info>> {
+    let verb = format!("STREAM.INFO.{stream}");
+    found(api::call(conn, &verb, None).await?, &format!("look at stream {stream}"))
+}
+
+async fn consumer_info(conn: &Connection, stream: &str, consumer: &str) -> Result<Option<Info>> {
+    let verb = format!("CONSUMER.INFO.{stream}.{consumer}");
+    found(api::call(conn, &verb, None).await?, &format!("look at consumer {stream}/{consumer}"))
+}
+
+fn found<T>(answer: Result<T, ApiError>, attempted: &str) -> Result<Option<T>> {
+    match answer {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error.into_error(attempted)),
+    }
+}
+
+/// What a worker has to know of a lane's consumer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Born {
+    /// When the consumer was made: it knows nothing of what was handed out before.
+    pub(crate) created: Time,
+    /// How long a delivery may go without a word.
+    pub(crate) ack_wait: std::time::Duration,
+}
+
+/// Looks up when a lane's consumer was made and how long it waits; sets the clock by the way.
+pub(crate) async fn consumer_born(
+    conn: &Connection,
+    stream: &str,
+    consumer: &str,
+    clock: &Clock,
+) -> Result<Option<Born>> {
+    let asked = Instant::now();
+    let Some(info) = consumer_info(conn, stream, consumer).await? else { return Ok(None) };
+    if let Some(now) = info.ts {
+        clock.set(now, asked);
+    }
+    let ack_wait = info.config.get("ack_wait").and_then(Value::as_u64).unwrap_or_default();
+    Ok(Some(Born { created: info.created, ack_wait: std::time::Duration::from_nanos(ack_wait) }))
+}
+
+/// The queues of a namespace, by its jobs streams.
+pub(crate) async fn queue_names(conn: &Connection, ns: &Namespace) -> Result<Vec<Queue>> {
+    #[derive(Deserialize)]
+    struct Names {
+        total: usize,
+        streams: Option<Vec<String>>,
+    }
+    let mut queues = Vec::new();
+    let mut seen = 0;
+    loop {
+        let request = json!({ "subject": format!("{ns}.jobs.>"), "offset": seen });
+        let names = match api::call::<Names>(conn, "STREAM.NAMES", Some(&request)).await? {
+            Ok(names) => names,
+            Err(error) => return Err(error.into_error("list streams")),
+        };
+        let page = names.streams.unwrap_or_default();
+        seen += page.len();
+        queues.extend(page.iter().filter_map(|name| StreamNames::queue_of_jobs_stream(ns, name)));
+        if page.is_empty() || seen >= names.total {
+            queues.sort();
+            return Ok(queues);
+        }
+    }
+}
+
+impl Connection {
+    /// The sequence of a stream's last message.
+    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            last_seq: u64,
+        }
+        let verb = format!("STREAM.INFO.{stream}");
+        match api::call::<Info>(self, &verb, None).await? {
+            Ok(info) => Ok(info.state.last_seq),
+            Err(error) => Err(error.into_error(&format!("look at stream {stream}"))),
+        }
+    }
+}

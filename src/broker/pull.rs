@@ -1,0 +1,181 @@
+//! Fetching: one lane's durable consumer, one bounded pull at a time.
+//!
+//! A pull asks for a number of messages and stays open until it has them or expires. The broker
+//! forgets pulls when a connection or a leader goes, and does not always say so; a pull that should
+//! have ended and has not is therefore given up and asked anew.
+
+use std::time::Duration;
+
+use async_nats::Subscriber;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::ack::{self, AckSubject};
+use super::connection::Connection;
+use super::publish::from_header_map;
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::Headers;
+use crate::wire::time::Time;
+
+/// How long a pull stays open without being filled. It bounds the silence after a leader's loss.
+const PULL_EXPIRES: Duration = Duration::from_secs(5);
+
+/// How much later than that the broker's word may come before the pull is given up.
+const PULL_GRACE: Duration = Duration::from_secs(2);
+
+/// A job as the broker handed it over.
+#[derive(Debug)]
+pub(crate) struct Delivery {
+    pub(crate) subject: String,
+    pub(crate) headers: Headers,
+    pub(crate) payload: Bytes,
+    pub(crate) ack: AckSubject,
+    pub(crate) sequence: u64,
+    /// How often the broker has handed it over; never an attempt number.
+    pub(crate) delivered: u64,
+    /// When the broker stored it.
+    pub(crate) stored: Time,
+    /// When it came in here.
+    pub(crate) received: Instant,
+}
+
+/// What came of waiting on a pull.
+#[derive(Debug)]
+pub(crate) enum Pulled {
+    Job(Delivery),
+    /// The pull has expired, this many short.
+    Over {
+        unfilled: usize,
+    },
+    /// The pull is over, this many short, and something happened to the broker: its leader changed,
+    /// its consumer went, or it fell silent. The text is for the log.
+    Broken {
+        unfilled: usize,
+        why: String,
+    },
+    /// The subscription has ended; nothing more will come.
+    Closed,
+}
+
+/// The fetching end of one lane.
+pub(crate) struct Puller {
+    conn: Connection,
+    api_subject: String,
+    inbox: String,
+    answers: Subscriber,
+    /// Numbers the pulls, so that the end of an old one is not taken for the end of this one.
+    serial: u64,
+    outstanding: usize,
+    deadline: Instant,
+}
+
+impl Puller {
+    pub(crate) async fn open(conn: &Connection, stream: &str, consumer: &str) -> Result<Self> {
+        let inbox = conn.client().new_inbox();
+        let answers = conn.subscribe(format!("{inbox}.*")).await?;
+        Ok(Self {
+            conn: conn.clone(),
+            api_subject: conn.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}")),
+            inbox,
+            answers,
+            serial: 0,
+            outstanding: 0,
+            deadline: Instant::now(),
+        })
+    }
+
+    /// Whether a pull is open.
+    pub(crate) fn is_open(&self) -> bool {
+        self.outstanding > 0
+    }
+
+    /// Opens a pull for `count` jobs.
+    pub(crate) async fn pull(&mut self, count: usize) -> Result<()> {
+        self.serial += 1;
+        let request = json!({ "batch": count, "expires": PULL_EXPIRES.as_nanos() as u64 });
+        let reply = format!("{}.{}", self.inbox, self.serial);
+        let body = Bytes::from(request.to_string());
+        self.conn
+            .client()
+            .publish_with_reply(self.api_subject.clone(), reply, body)
+            .await
+            .map_err(|error| {
+                Error::new(ErrorKind::Unavailable, "cannot send a pull request").because(error)
+            })?;
+        self.outstanding = count;
+        self.deadline = Instant::now() + PULL_EXPIRES + PULL_GRACE;
+        Ok(())
+    }
+
+    /// Waits for what the open pull brings. Cancel safe. Without an open pull it brings what an
+    /// earlier one still had under way, or nothing.
+    pub(crate) async fn next(&mut self) -> Pulled {
+        loop {
+            let answer = if self.is_open() {
+                match tokio::time::timeout_at(self.deadline, self.answers.next()).await {
+                    Ok(answer) => answer,
+                    Err(_) => {
+                        let why = "a pull was not answered in time".to_owned();
+                        return Pulled::Broken { unfilled: self.forget(), why };
+                    }
+                }
+            } else {
+                self.answers.next().await
+            };
+            let Some(answer) = answer else { return Pulled::Closed };
+            if let Some(pulled) = self.read(answer) {
+                return pulled;
+            }
+        }
+    }
+
+    fn read(&mut self, answer: async_nats::Message) -> Option<Pulled> {
+        let Some(status) = answer.status else {
+            self.outstanding = self.outstanding.saturating_sub(1);
+            return read_delivery(answer).map(Pulled::Job);
+        };
+        let of_this_pull = answer.subject.rsplit('.').next() == Some(&self.serial.to_string());
+        if !of_this_pull || !self.is_open() {
+            return None;
+        }
+        match status.as_u16() {
+            100 => None,
+            404 | 408 => Some(Pulled::Over { unfilled: self.forget() }),
+            _ => {
+                let why = answer.description.unwrap_or_else(|| format!("status {status}"));
+                Some(Pulled::Broken { unfilled: self.forget(), why })
+            }
+        }
+    }
+
+    /// Gives up the open pull, as after a reconnect; how many jobs it was short of.
+    pub(crate) fn forget(&mut self) -> usize {
+        std::mem::take(&mut self.outstanding)
+    }
+
+    /// Stops pulling. What the broker has sent until then still comes from [`Puller::next`], which
+    /// then ends with [`Pulled::Closed`].
+    pub(crate) async fn close(&mut self) -> Result<()> {
+        self.answers.drain().await.map_err(|error| {
+            Error::new(ErrorKind::Unavailable, "cannot end a subscription").because(error)
+        })
+    }
+}
+
+/// Reads a delivery; `None` for a message that no consumer sent (someone wrote into our inbox).
+fn read_delivery(message: async_nats::Message) -> Option<Delivery> {
+    let reply = message.reply?;
+    let info = ack::parse(&reply)?;
+    Some(Delivery {
+        subject: message.subject.into_string(),
+        headers: message.headers.as_ref().map(from_header_map).unwrap_or_default(),
+        payload: message.payload,
+        ack: AckSubject(reply),
+        sequence: info.sequence,
+        delivered: info.delivered,
+        stored: info.stored,
+        received: Instant::now(),
+    })
+}

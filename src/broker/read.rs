@@ -1,0 +1,259 @@
+//! Looking things up in a stream: by subject, by sequence, in order; no consumer needed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::{self, ApiError};
+use super::connection::Connection;
+use super::publish::from_header_map;
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::Headers;
+use crate::wire::time::{self, Time};
+
+/// A message as a stream keeps it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) subject: String,
+    pub(crate) sequence: u64,
+    pub(crate) time: Time,
+    /// The message's own headers, without those that the look-up adds.
+    pub(crate) headers: Headers,
+    pub(crate) payload: Bytes,
+}
+
+/// Where a batch of messages starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start {
+    Sequence(u64),
+    Time(Time),
+}
+
+/// A stretch of a stream.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) messages: Vec<Stored>,
+    /// Whether the stream held nothing more when it was read.
+    pub(crate) is_last: bool,
+}
+
+const STREAM: &str = "Nats-Stream";
+const SUBJECT: &str = "Nats-Subject";
+const SEQUENCE: &str = "Nats-Sequence";
+const TIME: &str = "Nats-Time-Stamp";
+const PENDING: &str = "Nats-Num-Pending";
+const LAST: &str = "Nats-Last-Sequence";
+/// What a look-up adds to a message's headers.
+const ADDED: [&str; 6] = [STREAM, SUBJECT, SEQUENCE, TIME, PENDING, LAST];
+
+const NOT_FOUND: u16 = 404;
+const END_OF_BATCH: u16 = 204;
+
+impl Connection {
+    /// The last message of `subject`, as any replica has it: it may lag a little.
+    pub(crate) async fn last(&self, stream: &str, subject: &str) -> Result<Option<Stored>> {
+        let verb = format!("DIRECT.GET.{stream}.{subject}");
+        let answer = self.request(self.api_subject(&verb), None, Bytes::new()).await?;
+        read(stream, answer)
+    }
+
+    /// The last message of `subject`, as the stream's leader has it.
+    pub(crate) async fn last_of_leader(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<Stored>> {
+        self.message(stream, &json!({ "last_by_subj": subject })).await
+    }
+
+    /// The message with this sequence, as the stream's leader has it.
+    pub(crate) async fn by_sequence(&self, stream: &str, sequence: u64) -> Result<Option<Stored>> {
+        self.message(stream, &json!({ "seq": sequence })).await
+    }
+
+    async fn message(&self, stream: &str, request: &Value) -> Result<Option<Stored>> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: RawMessage,
+        }
+        match api::call::<Answer>(self, &format!("STREAM.MSG.GET.{stream}"), Some(request)).await? {
+            Ok(answer) => answer.message.read(stream).map(Some),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(error.into_error(&format!("read a message of stream {stream}"))),
+        }
+    }
+
+    /// Up to `count` messages of the subjects that `filter` covers, in order, from `start` on.
+    pub(crate) async fn batch(
+        &self,
+        stream: &str,
+        filter: &str,
+        start: Start,
+        count: usize,
+    ) -> Result<Batch> {
+        let mut request = json!({ "next_by_subj": filter, "batch": count });
+        match start {
+            Start::Sequence(sequence) => request["seq"] = json!(sequence.max(1)),
+            Start::Time(from) => request["start_time"] = json!(time::to_text(&from)),
+        }
+        self.read_batch(stream, &request, count).await
+    }
+
+    /// The last message of each subject that `filter` covers, at most `count`.
+    pub(crate) async fn last_of_each(
+        &self,
+        stream: &str,
+        filter: &str,
+        count: usize,
+    ) -> Result<Batch> {
+        let request = json!({ "multi_last": [filter], "batch": count });
+        self.read_batch(stream, &request, count).await
+    }
+
+    async fn read_batch(&self, stream: &str, request: &Value, count: usize) -> Result<Batch> {
+        let mut answers = self
+            .request_many(
+                self.api_subject(&format!("DIRECT.GET.{stream}")),
+                Bytes::from(request.to_string()),
+            )
+            .await?;
+        let mut messages = Vec::with_capacity(count.min(1024));
+        loop {
+            let answer = next(&mut answers, self.timeout()).await.ok_or_else(|| {
+                Error::new(
+                    ErrorKind::Unavailable,
+                    format!("the broker stopped answering while stream {stream} was read"),
+                )
+            })?;
+            match answer.status.map(|status| status.as_u16()) {
+                None => messages.extend(read(stream, answer)?),
+                Some(NOT_FOUND) => return Ok(Batch { messages, is_last: true }),
+                Some(END_OF_BATCH) => {
+                    let pending = answer.headers.as_ref().and_then(|headers| headers.get(PENDING));
+                    let is_last = pending.is_none_or(|pending| pending.as_str() == "0");
+                    return Ok(Batch { messages, is_last });
+                }
+                Some(_) => return Err(refusal(stream, &answer)),
+            }
+        }
+    }
+
+    /// Deletes one message; `false` if it was not there.
+    pub(crate) async fn delete(&self, stream: &str, sequence: u64) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct Answer {
+            success: bool,
+        }
+        let request = json!({ "seq": sequence, "no_erase": true });
+        let verb = format!("STREAM.MSG.DELETE.{stream}");
+        match api::call::<Answer>(self, &verb, Some(&request)).await? {
+            Ok(answer) => Ok(answer.success),
+            Err(error) if is_absent(&error) => Ok(false),
+            Err(error) => {
+                Err(error.into_error(&format!("delete message {sequence} of stream {stream}")))
+            }
+        }
+    }
+}
+
+async fn next(
+    answers: &mut async_nats::Subscriber,
+    patience: Duration,
+) -> Option<async_nats::Message> {
+    tokio::time::timeout(patience, answers.next()).await.ok().flatten()
+}
+
+/// Whether the API says that there is no such message. A stream that does not exist is an error.
+fn is_absent(error: &ApiError) -> bool {
+    // Deleting what is gone is answered by 10043, which has no name of its own to go by.
+    const NO_SUCH_SEQUENCE: u64 = 10043;
+    error.err_code == api::code::MESSAGE_NOT_FOUND || error.err_code == NO_SUCH_SEQUENCE
+}
+
+fn refusal(stream: &str, answer: &async_nats::Message) -> Error {
+    let why = answer.description.as_deref().unwrap_or("no reason given");
+    Error::new(ErrorKind::Broker, format!("cannot read stream {stream}: {why}"))
+}
+
+/// Reads the answer to a direct get.
+fn read(stream: &str, answer: async_nats::Message) -> Result<Option<Stored>> {
+    match answer.status.map(|status| status.as_u16()) {
+        None => {}
+        Some(NOT_FOUND) => return Ok(None),
+        Some(_) => return Err(refusal(stream, &answer)),
+    }
+    let Some(map) = &answer.headers else { return Err(refusal(stream, &answer)) };
+    let mut headers = from_header_map(map);
+    let found = (|| {
+        let sequence = headers.get(SEQUENCE)?.parse().ok()?;
+        Some((headers.get(SUBJECT)?.to_owned(), sequence, time::parse(headers.get(TIME)?)?))
+    })();
+    let Some((subject, sequence, time)) = found else { return Err(refusal(stream, &answer)) };
+    for name in ADDED {
+        headers.remove(name);
+    }
+    Ok(Some(Stored { subject, sequence, time, headers, payload: answer.payload }))
+}
+
+/// A message in the JSON of the API, its bytes in base64.
+#[derive(Deserialize)]
+struct RawMessage {
+    subject: String,
+    seq: u64,
+    #[serde(with = "time::rfc3339")]
+    time: Time,
+    #[serde(default)]
+    hdrs: Option<String>,
+    #[serde(default)]
+    data: Option<String>,
+}
+
+impl RawMessage {
+    fn read(self, stream: &str) -> Result<Stored> {
+        let bytes = |text: Option<String>| -> Result<Vec<u8>> {
+            base64_decode(&text.unwrap_or_default()).ok_or_else(|| {
+                Error::new(ErrorKind::Broker, format!("a message of stream {stream} is garbled"))
+            })
+        };
+        Ok(Stored {
+            headers: parse_header_block(&bytes(self.hdrs)?),
+            payload: bytes(self.data)?.into(),
+            subject: self.subject,
+            sequence: self.seq,
+            time: self.time,
+        })
+    }
+}
+
+fn base64_decode(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
+/// Reads a header block, `NATS/1.0` and a line for each header.
+fn parse_header_block(block: &[u8]) -> Headers {
+    let text = String::from_utf8_lossy(block);
+    let mut headers: Headers = text
+        .split("\r\n")
+        .skip(1)
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, value)| (name, value.trim()))
+        .collect();
+    headers.sort();
+    headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_block_is_read() {
+        let headers = parse_header_block(b"NATS/1.0\r\nB: 2\r\nA: x: y\r\n\r\n");
+        let expected: Headers = [("A", "x: y"), ("B", "2")].into_iter().collect();
+        assert_eq!(headers, expected);
+    }
+}

@@ -1,0 +1,170 @@
+//! Waiting for one run's completion without a race that could lose it.
+
+use std::fmt;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Client;
+use crate::broker::Messages;
+use crate::error::{Error, ErrorKind, Result};
+use crate::token::{JobId, Kind, Queue, RunId};
+use crate::wire::{Completion, RecordKey, RecordKind, parse_record, record_subject};
+
+/// How long after a wake-up the record may be looked for in vain. In a cluster a replica was seen
+/// to lag by 52 ms; a wake-up may also come of a record that was refused.
+const LAG: Duration = Duration::from_millis(500);
+
+/// The first pause between two looks, doubled up to [`SLOWEST_LOOK`].
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+
+/// How often to look without being woken, in case the waking is what is broken.
+const SLOWEST_LOOK: Duration = Duration::from_secs(5);
+
+/// A job that is enqueued.
+#[derive(Clone)]
+pub struct JobHandle {
+    client: Client,
+    key: RecordKey,
+    sequence: u64,
+}
+
+impl JobHandle {
+    pub(super) fn new(client: Client, key: RecordKey, sequence: u64) -> Self {
+        Self { client, key, sequence }
+    }
+
+    /// The job's id.
+    pub fn id(&self) -> &JobId {
+        &self.key.id
+    }
+
+    /// This enqueue of the id.
+    pub fn run(&self) -> &RunId {
+        &self.key.run
+    }
+
+    /// The job's queue.
+    pub fn queue(&self) -> &Queue {
+        &self.key.queue
+    }
+
+    /// The job's kind.
+    pub fn kind(&self) -> &Kind {
+        &self.key.kind
+    }
+
+    /// The job's sequence in its queue's jobs stream.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Waits, as long as it takes, until this run has ended, and tells how.
+    ///
+    /// # Errors
+    /// `is_permission` where these credentials may not read completions.
+    pub async fn completion(&self) -> Result<Completion> {
+        self.client.await_completion(&self.key, None).await
+    }
+
+    /// The same, for at most `patience`.
+    ///
+    /// # Errors
+    /// `is_timeout` where the run has not ended by then.
+    pub async fn completion_within(&self, patience: Duration) -> Result<Completion> {
+        self.client.await_completion(&self.key, Some(patience)).await
+    }
+}
+
+impl fmt::Debug for JobHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobHandle")
+            .field("id", self.id())
+            .field("run", self.run())
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// The completions of an id, one for each run that has ended and is still kept; the newest last.
+    ///
+    /// # Errors
+    /// `is_unavailable` where the queue does not exist, `is_permission` where these credentials may
+    /// not read completions.
+    pub async fn completions_of(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+    ) -> Result<Vec<Completion>> {
+        const MAX_RUNS: usize = 1000;
+        let filter =
+            crate::wire::record_filter(&self.namespace, RecordKind::Result, queue, kind, Some(id));
+        let streams = self.streams(queue);
+        let found = self.conn.last_of_each(&streams.results, &filter, MAX_RUNS).await?;
+        let mut found = found.messages;
+        found.sort_by_key(|record| record.sequence);
+        Ok(found
+            .iter()
+            .filter_map(|record| {
+                let key = RecordKey::parse(&self.namespace, RecordKind::Result, &record.subject)?;
+                parse_record(&key, &record.payload)
+            })
+            .collect())
+    }
+
+    async fn await_completion(
+        &self,
+        key: &RecordKey,
+        patience: Option<Duration>,
+    ) -> Result<Completion> {
+        let Some(patience) = patience else { return self.watch_for(key).await };
+        timeout(patience, self.watch_for(key)).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                ErrorKind::Timeout,
+                format!("job {} has not ended within {patience:?}; it is still queued", key.id),
+            ))
+        })
+    }
+
+    /// Subscribes first, then looks; the message only wakes, the stored record answers.
+    async fn watch_for(&self, key: &RecordKey) -> Result<Completion> {
+        let subject = record_subject(&self.namespace, RecordKind::Result, key);
+        let mut wakes = self.conn.subscribe(subject.clone()).await?;
+        loop {
+            if let Some(completion) = self.look_for(key, &subject).await? {
+                return Ok(completion);
+            }
+            woken(&mut wakes).await;
+        }
+    }
+
+    /// Looks a few times, for as long as a replica may lag.
+    async fn look_for(&self, key: &RecordKey, subject: &str) -> Result<Option<Completion>> {
+        let stream = self.streams(&key.queue).results;
+        let give_up = Instant::now() + LAG;
+        let mut pause = FIRST_LOOK;
+        loop {
+            let record = match self.conn.last(&stream, subject).await {
+                Ok(record) => record,
+                Err(error) if error.is_unknown() || error.is_unavailable() => None,
+                Err(error) => return Err(error),
+            };
+            if let Some(completion) = record.and_then(|record| parse_record(key, &record.payload)) {
+                return Ok(Some(completion));
+            }
+            if Instant::now() + pause > give_up {
+                return Ok(None);
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+    }
+}
+
+async fn woken(wakes: &mut Messages) {
+    // Woken or not, the next step is to look.
+    let _ = timeout(SLOWEST_LOOK, wakes.next()).await;
+}

@@ -1,0 +1,181 @@
+//! Following a stream of records: everything in order, nothing missed, no consumer needed.
+//!
+//! The records are read from the stream by sequence; a plain subscription to their subjects only
+//! wakes the reader. A lost connection or a missed wake-up therefore delays records and loses none.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::{self, Stream};
+use tokio::time::{sleep, timeout};
+
+use super::Client;
+use crate::broker::{Messages, Start, Stored};
+use crate::error::Result;
+use crate::token::{JobId, Kind, Queue};
+use crate::wire::time::Time;
+use crate::wire::{
+    AttemptRecord, Completion, Record, RecordKey, RecordKind, parse_record, record_filter,
+};
+
+/// Records read at once.
+const BATCH: usize = 256;
+
+/// How long a record may take from waking us to being readable.
+const LAG: Duration = Duration::from_millis(20);
+
+/// How often to look without being woken.
+const SLOWEST_LOOK: Duration = Duration::from_secs(5);
+
+/// Which records of a queue to follow.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct RecordFilter {
+    /// The queue; `default` unless set.
+    pub queue: Queue,
+    /// Only this kind.
+    pub kind: Option<Kind>,
+    /// Only this id, over all its runs.
+    pub id: Option<JobId>,
+    /// From when on.
+    pub since: Since,
+}
+
+impl RecordFilter {
+    /// All records of a queue, from now on.
+    pub fn queue(queue: Queue) -> Self {
+        Self { queue, ..Self::default() }
+    }
+
+    /// Only records of this kind.
+    #[must_use]
+    pub fn kind(mut self, kind: Kind) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    /// Only records of this id.
+    #[must_use]
+    pub fn id(mut self, id: JobId) -> Self {
+        self.id = Some(id);
+        self
+    }
+
+    /// From when on.
+    #[must_use]
+    pub fn since(mut self, since: Since) -> Self {
+        self.since = since;
+        self
+    }
+}
+
+/// From when on records are followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Since {
+    /// Those that are stored from now on.
+    #[default]
+    Now,
+    /// Those that were stored at this time or later, as far as they are still kept.
+    Time(Time),
+    /// All that are still kept.
+    Start,
+}
+
+impl Client {
+    /// Follows the completions of a queue, without end.
+    ///
+    /// # Errors
+    /// `is_not_found` where the queue does not exist, `is_permission` where these credentials may
+    /// not read it. The stream yields an error and ends where reading fails later for good.
+    pub async fn completions(
+        &self,
+        filter: RecordFilter,
+    ) -> Result<impl Stream<Item = Result<Completion>> + Send + use<>> {
+        self.follow(RecordKind::Result, filter).await
+    }
+
+    /// Follows the ledger of attempts of a queue, without end: failed ones above all. (A run that
+    /// succeeds at once leaves nothing there, only its completion.)
+    ///
+    /// # Errors
+    /// As [`Client::completions`].
+    pub async fn attempts(
+        &self,
+        filter: RecordFilter,
+    ) -> Result<impl Stream<Item = Result<AttemptRecord>> + Send + use<>> {
+        self.follow(RecordKind::Attempt, filter).await
+    }
+
+    async fn follow<R: Record + Send>(
+        &self,
+        record: RecordKind,
+        filter: RecordFilter,
+    ) -> Result<impl Stream<Item = Result<R>> + Send + use<R>> {
+        let follower = Follower::new(self.clone(), record, filter).await?;
+        Ok(stream::try_unfold(follower, |mut follower| async move {
+            let record = follower.next().await?;
+            Ok(Some((record, follower)))
+        }))
+    }
+}
+
+struct Follower {
+    client: Client,
+    record: RecordKind,
+    stream: String,
+    subjects: String,
+    wakes: Messages,
+    position: Start,
+    read: VecDeque<Stored>,
+}
+
+impl Follower {
+    async fn new(client: Client, record: RecordKind, filter: RecordFilter) -> Result<Self> {
+        let RecordFilter { queue, kind, id, since } = filter;
+        let subjects = record_filter(&client.namespace, record, &queue, kind.as_ref(), id.as_ref());
+        let stream = client.streams(&queue).of(record).to_owned();
+        // Subscribed before the position is taken, so that nothing falls between.
+        let wakes = client.conn.subscribe(subjects.clone()).await?;
+        let position = match since {
+            Since::Now => Start::Sequence(client.conn.last_sequence(&stream).await? + 1),
+            Since::Time(from) => Start::Time(from),
+            Since::Start => Start::Sequence(1),
+        };
+        Ok(Self { client, record, stream, subjects, wakes, position, read: VecDeque::new() })
+    }
+
+    async fn next<R: Record>(&mut self) -> Result<R> {
+        loop {
+            while let Some(stored) = self.read.pop_front() {
+                self.position = Start::Sequence(stored.sequence + 1);
+                let key = RecordKey::parse(&self.client.namespace, self.record, &stored.subject);
+                if let Some(record) = key.and_then(|key| parse_record(&key, &stored.payload)) {
+                    return Ok(record);
+                }
+            }
+            self.refill().await?;
+        }
+    }
+
+    async fn refill(&mut self) -> Result<()> {
+        loop {
+            let conn = &self.client.conn;
+            match conn.batch(&self.stream, &self.subjects, self.position, BATCH).await {
+                Ok(batch) if !batch.messages.is_empty() => {
+                    self.read.extend(batch.messages);
+                    return Ok(());
+                }
+                Ok(_) => self.wait().await,
+                Err(error) if error.is_unknown() || error.is_unavailable() => self.wait().await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn wait(&mut self) {
+        if timeout(SLOWEST_LOOK, self.wakes.next()).await.is_ok() {
+            sleep(LAG).await;
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The producer's side: enqueue, wait for completions, follow records.
+
+mod completion;
+mod enqueue;
+mod follow;
+mod new_job;
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use chrono::Utc;
+
+pub use completion::JobHandle;
+pub use enqueue::Enqueue;
+pub use follow::{RecordFilter, Since};
+pub use new_job::NewJob;
+
+use crate::broker::{self, Clock, ConnectOptions, Connection, Provisioned};
+use crate::error::{Error, ErrorKind, Result};
+use crate::token::{Namespace, Queue};
+use crate::topology::{QueueConfig, StreamNames};
+
+/// The oldest server that has what we need.
+const OLDEST_SERVER: (u32, u32, u32) = (2, 12, 0);
+
+/// A connection to NATS, seen as a place for jobs. Cheap to clone; all clones share the connection.
+///
+/// ```no_run
+/// # async fn example() -> tidemill::Result<()> {
+/// # #[derive(serde::Serialize, serde::Deserialize)] struct SendEmail { to: String }
+/// # impl tidemill::Job for SendEmail { const KIND: &'static str = "send_email"; }
+/// use tidemill::{Client, ConnectOptions, Priority};
+///
+/// let client = Client::connect(ConnectOptions::new("nats://127.0.0.1:4222")?).await?;
+/// let job = client
+///     .enqueue(SendEmail { to: "a@example.com".into() })
+///     .priority(Priority::High)
+///     .max_retries(5)
+///     .await?;
+/// println!("{} ended as {}", job.id(), job.completion().await?.status);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    conn: Connection,
+    clock: Clock,
+    namespace: Namespace,
+    queue_config: Arc<QueueConfig>,
+    /// Queues of this namespace that were seen whole.
+    whole: Arc<Mutex<HashSet<Queue>>>,
+}
+
+impl Client {
+    /// Connects, in the namespace `tidemill`.
+    ///
+    /// # Errors
+    /// `is_unavailable` where nobody answers, `is_permission` where the credentials are refused,
+    /// `is_unsupported` where the server is older than 2.12.
+    pub async fn connect(options: ConnectOptions) -> Result<Self> {
+        let conn = Connection::open(&options).await?;
+        let (major, minor, patch) = conn.server_version();
+        if (major, minor, patch) < OLDEST_SERVER {
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("nats-server is {major}.{minor}.{patch}: tidemill needs 2.12 or newer"),
+            ));
+        }
+        Ok(Self {
+            conn,
+            clock: Clock::new(Utc::now()),
+            namespace: Namespace::default(),
+            queue_config: Arc::default(),
+            whole: Arc::default(),
+        })
+    }
+
+    /// The same connection in another namespace.
+    #[must_use]
+    pub fn with_namespace(mut self, namespace: Namespace) -> Self {
+        self.namespace = namespace;
+        self.whole = Arc::default();
+        self
+    }
+
+    /// The same connection with another configuration for queues that it has to make, or compares.
+    #[must_use]
+    pub fn with_queue_config(mut self, config: QueueConfig) -> Self {
+        self.queue_config = Arc::new(config);
+        self.whole = Arc::default();
+        self
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// The version of the server, as `(major, minor, patch)`.
+    pub fn server_version(&self) -> (u32, u32, u32) {
+        self.conn.server_version()
+    }
+
+    /// Makes a queue's streams and consumers where they are missing, and tells where they differ
+    /// from [`QueueConfig`]; what is there is left as it is. Repeating it is harmless.
+    ///
+    /// Enqueueing to a queue and working it do this by themselves the first time.
+    ///
+    /// # Errors
+    /// `is_unsupported` where JetStream is off, `is_permission` where these credentials may not look
+    /// at streams or make them, `is_full` where the account has no room for the configured sizes.
+    pub async fn ensure_queue(&self, queue: &Queue) -> Result<Provisioned> {
+        let report =
+            broker::ensure(&self.conn, &self.namespace, queue, &self.queue_config, &self.clock)
+                .await
+                .map_err(|error| {
+                    let message = if error.is_permission() {
+                        format!(
+                            "queue {queue} may be missing, and these credentials may not set it \
+                             up: {error}"
+                        )
+                    } else {
+                        format!("queue {queue} cannot be set up: {error}")
+                    };
+                    Error::new(error.kind(), message).because(error)
+                })?;
+        for made in &report.created {
+            tracing::info!(%queue, made, "set up");
+        }
+        self.whole_queues().insert(queue.clone());
+        Ok(report)
+    }
+
+    /// [`Client::ensure_queue`], once per queue and client; drift goes to the log.
+    pub(crate) async fn ensure_once(&self, queue: &Queue) -> Result<()> {
+        if self.whole_queues().contains(queue) {
+            return Ok(());
+        }
+        for drift in self.ensure_queue(queue).await?.drift {
+            tracing::warn!(%queue, %drift, "the queue is not as configured");
+        }
+        Ok(())
+    }
+
+    /// The queues of the namespace.
+    ///
+    /// # Errors
+    /// `is_permission` where these credentials may not list streams.
+    pub async fn queues(&self) -> Result<Vec<Queue>> {
+        broker::queue_names(&self.conn, &self.namespace).await
+    }
+
+    /// Sends what is still on its way.
+    ///
+    /// # Errors
+    /// `is_unavailable` where the connection is gone.
+    pub async fn flush(&self) -> Result<()> {
+        self.conn.flush().await
+    }
+
+    fn whole_queues(&self) -> std::sync::MutexGuard<'_, HashSet<Queue>> {
+        self.whole.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn conn(&self) -> &Connection {
+        &self.conn
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) fn streams(&self, queue: &Queue) -> StreamNames {
+        StreamNames::new(&self.namespace, queue)
+    }
+
+    /// How long an enqueue whose outcome is unknown is asked again.
+    pub(crate) fn resolve_window(&self) -> Duration {
+        2 * self.queue_config.ack_wait
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}

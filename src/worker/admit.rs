@@ -1,0 +1,222 @@
+//! What to do with a job that was handed over: decided before it takes a slot. Pure.
+
+use std::time::Duration;
+
+use super::history::History;
+use super::job::Attempt;
+use crate::outcome::BuryReason;
+use crate::retry::RetryPolicy;
+use crate::wire::time::{self, Time};
+use crate::wire::{ErrorInfo, JobHeaders};
+
+/// What tells an undisturbed first delivery from one that may not be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FirstSight {
+    /// The broker's count of deliveries.
+    pub(crate) delivered: u64,
+    pub(crate) sequence: u64,
+    pub(crate) stored: Time,
+    /// When the lane's consumer was made. One that was made anew knows nothing of earlier
+    /// deliveries.
+    pub(crate) consumer_created: Time,
+    /// Up to this sequence a broker that crashed may have forgotten deliveries.
+    pub(crate) suspect_up_to: u64,
+}
+
+impl FirstSight {
+    /// Whether nobody can have touched this job before.
+    pub(crate) fn is_undisturbed(self, options: &JobHeaders) -> bool {
+        self.delivered == 1
+            && options.attempts_used.is_none()
+            && self.stored > self.consumer_created
+            && self.sequence > self.suspect_up_to
+    }
+}
+
+/// What becomes of a job before it runs.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Admission {
+    /// It may run.
+    Run(Attempt),
+    /// Not yet: give it back for this long.
+    NotYet(Duration),
+    /// It has ended before: only take it off the queue.
+    HasEnded,
+    /// It was not started in time.
+    Expired,
+    /// It will not be tried again.
+    Bury { reason: BuryReason, error: ErrorInfo, attempts: u32 },
+}
+
+/// The job as far as admission goes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate<'a> {
+    pub(crate) options: &'a JobHeaders,
+    pub(crate) sequence: u64,
+    pub(crate) stored: Time,
+}
+
+/// Decides about a job that nobody can have touched.
+pub(crate) fn admit_undisturbed(job: Candidate<'_>, now: Time) -> Admission {
+    not_now(job, now).unwrap_or(Admission::Run(Attempt::UNDISTURBED))
+}
+
+/// Decides about a job with what is on record of it.
+pub(crate) fn admit(
+    job: Candidate<'_>,
+    history: History,
+    policy: &RetryPolicy,
+    now: Time,
+) -> Admission {
+    let used = history.used.max(job.options.attempts_used.unwrap_or(0));
+    let error = |fallback: &str| {
+        history.error.clone().unwrap_or_else(|| ErrorInfo::new("unknown", fallback))
+    };
+    if history.has_ended {
+        return Admission::HasEnded;
+    }
+    if let Some(reason) = &history.to_bury {
+        let reason = BuryReason::from_wire(reason).unwrap_or(BuryReason::AttemptsExhausted);
+        return Admission::Bury {
+            reason,
+            error: error("the error is not on record"),
+            attempts: used,
+        };
+    }
+    if used == 0
+        && let Some(admission) = not_now(job, now)
+    {
+        return admission;
+    }
+    match history.retry_at {
+        // A delay that the broker forgot: the rest of it.
+        Some((sequence, at)) if sequence == job.sequence && at > now => {
+            return Admission::NotYet(time::until(at, now));
+        }
+        Some(_) | None => {}
+    }
+    if used >= policy.max_attempts() {
+        let (reason, error) = if history.was_lost {
+            let message =
+                "the worker was lost in the last attempt: it crashed, was killed or cut off";
+            (BuryReason::WorkerLost, ErrorInfo::new("worker_lost", message))
+        } else {
+            (BuryReason::AttemptsExhausted, error("all attempts were used before"))
+        };
+        return Admission::Bury { reason, error, attempts: used };
+    }
+    Admission::Run(Attempt { number: used + 1, snoozes: history.snoozes, announce: true })
+}
+
+/// What keeps a job that has not started from starting now: not due, or expired.
+fn not_now(job: Candidate<'_>, now: Time) -> Option<Admission> {
+    if job.options.expires_at.is_some_and(|expiry| expiry <= now) {
+        return Some(Admission::Expired);
+    }
+    let due = job.options.run_after?.due(job.stored);
+    if due <= now {
+        return None;
+    }
+    // Whichever comes first is worth coming back for.
+    let next = job.options.expires_at.map_or(due, |expiry| expiry.min(due));
+    Some(Admission::NotYet(time::until(next, now)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::Backoff;
+    use crate::wire::RunAfter;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: i64) -> Time {
+        time::from_nanos(seconds * 1_000_000_000)
+    }
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy::new(2, Backoff::default())
+    }
+
+    fn job(options: &JobHeaders) -> Candidate<'_> {
+        Candidate { options, sequence: 9, stored: at(100) }
+    }
+
+    fn admitted(options: &JobHeaders, history: History, now: i64) -> Admission {
+        admit(job(options), history, &policy(), at(now))
+    }
+
+    #[test]
+    fn what_is_undisturbed() {
+        let sight = FirstSight {
+            delivered: 1,
+            sequence: 9,
+            stored: at(100),
+            consumer_created: at(50),
+            suspect_up_to: 8,
+        };
+        let plain = JobHeaders::default();
+        assert!(sight.is_undisturbed(&plain));
+        assert!(!FirstSight { delivered: 2, ..sight }.is_undisturbed(&plain));
+        assert!(!FirstSight { consumer_created: at(100), ..sight }.is_undisturbed(&plain));
+        assert!(!FirstSight { suspect_up_to: 9, ..sight }.is_undisturbed(&plain));
+        let copied = JobHeaders { attempts_used: Some(0), ..JobHeaders::default() };
+        assert!(!sight.is_undisturbed(&copied));
+    }
+
+    #[test]
+    fn due_and_expiry_count_until_the_first_attempt_starts() {
+        let later = JobHeaders {
+            run_after: Some(RunAfter::AfterStore(10 * SECOND)),
+            expires_at: Some(at(120)),
+            ..JobHeaders::default()
+        };
+        assert_eq!(admit_undisturbed(job(&later), at(104)), Admission::NotYet(6 * SECOND));
+        assert_eq!(admit_undisturbed(job(&later), at(110)), Admission::Run(Attempt::UNDISTURBED));
+        assert_eq!(admit_undisturbed(job(&later), at(120)), Admission::Expired);
+        let retried = History { used: 1, ..History::default() };
+        assert!(matches!(admitted(&later, retried, 130), Admission::Run(_)));
+        let hopeless = JobHeaders { expires_at: Some(at(105)), ..later };
+        assert_eq!(admit_undisturbed(job(&hopeless), at(101)), Admission::NotYet(4 * SECOND));
+    }
+
+    #[test]
+    fn the_larger_of_header_and_ledger_counts() {
+        let copied = JobHeaders { attempts_used: Some(1), ..JobHeaders::default() };
+        let run = |number| Admission::Run(Attempt { number, snoozes: 0, announce: true });
+        assert_eq!(admitted(&copied, History::default(), 200), run(2));
+        assert_eq!(admitted(&copied, History { used: 2, ..History::default() }, 200), run(3));
+        assert_eq!(admitted(&JobHeaders::default(), History::default(), 200), run(1));
+    }
+
+    #[test]
+    fn an_early_delivery_waits_for_the_rest_of_its_own_delay() {
+        let options = JobHeaders::default();
+        let bound = |sequence| History {
+            used: 1,
+            retry_at: Some((sequence, at(210))),
+            ..History::default()
+        };
+        assert_eq!(admitted(&options, bound(9), 207), Admission::NotYet(3 * SECOND));
+        assert!(matches!(admitted(&options, bound(9), 210), Admission::Run(_)));
+        // Said of another message: of the one this was copied from.
+        assert!(matches!(admitted(&options, bound(8), 207), Admission::Run(_)));
+    }
+
+    #[test]
+    fn used_up_attempts_bury_for_the_reason_on_record() {
+        let options = JobHeaders::default();
+        let reason = |history| match admitted(&options, history, 200) {
+            Admission::Bury { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        };
+        let used = History { used: 3, ..History::default() };
+        assert_eq!(reason(used), BuryReason::AttemptsExhausted);
+        let lost = History { used: 3, was_lost: true, ..History::default() };
+        assert_eq!(reason(lost), BuryReason::WorkerLost);
+        let to_bury = History { used: 1, to_bury: Some("discarded".into()), ..History::default() };
+        assert_eq!(reason(to_bury), BuryReason::Discarded);
+        let ended = History { has_ended: true, used: 3, ..History::default() };
+        assert_eq!(admitted(&options, ended, 200), Admission::HasEnded);
+    }
+}

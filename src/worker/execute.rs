@@ -1,0 +1,123 @@
+//! One attempt: announce, run the handler within its limits, hand the outcome on to be settled.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::Instrument;
+
+use super::context::JobContext;
+use super::handler::Handler;
+use super::job::Work;
+use super::lease::{Lease, Stop};
+use super::settle::ToSettle;
+use super::{Shared, panic};
+use crate::outcome::{JobError, Outcome, Settlement, settle};
+use crate::wire::time::Time;
+use crate::wire::{AttemptEvent, ErrorInfo};
+
+/// How long a handler that is told to stop may take to do so before it is dropped.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// A job whose attempt cannot be written down is given back for this long.
+const UNRECORDED_DELAY: Duration = Duration::from_secs(30);
+
+/// How a handler came to its end.
+enum Ended {
+    /// By itself.
+    Returned(Outcome),
+    /// It took too long.
+    TimedOut,
+    /// It was told to stop.
+    Stopped(Stop),
+}
+
+/// Runs one attempt and queues what becomes of its job.
+pub(super) async fn attempt(shared: &Shared, work: Work) {
+    let Some(handler) = shared.handlers.get(&work.key.kind).cloned() else {
+        // Admission lets through only kinds that are registered.
+        return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
+    };
+    if work.lease.stopped().is_some() {
+        return shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
+    }
+    if work.attempt.announce
+        && let Err(error) = announce(shared, &work).await
+    {
+        tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
+        return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
+    }
+    let started_at = shared.clock.now();
+    let span = tracing::info_span!(
+        "job",
+        id = %work.key.id,
+        kind = %work.key.kind,
+        attempt = work.attempt.number
+    );
+    let ended = run(shared, &handler, &work, started_at).instrument(span).await;
+    if let Some(settlement) = decide(&handler, &work, ended) {
+        shared.settler.settle(ToSettle { work, settlement, started_at: Some(started_at) }).await;
+    } else {
+        tracing::warn!(job = %work.key.id, "the lease is lost; another worker has the job");
+        shared.release(&work);
+    }
+}
+
+async fn announce(shared: &Shared, work: &Work) -> crate::Result<()> {
+    shared.recorder.attempt(work, AttemptEvent::Started, |_| {}).await
+}
+
+async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) -> Ended {
+    let limit = work.options.timeout.unwrap_or(handler.timeout);
+    let context = JobContext::new(
+        work,
+        work.policy(&handler.policy).max_attempts(),
+        started_at,
+        shared.namespace.clone(),
+        shared.conn.clone(),
+    );
+    let call = handler.call(work.payload.clone(), context, &shared.middleware);
+    let handler = panic::capture_async(call);
+    tokio::pin!(handler);
+    let stopped = tokio::select! {
+        biased;
+        outcome = &mut handler => return Ended::Returned(outcome),
+        () = sleep_until(Instant::now() + limit) => Ended::TimedOut,
+        why = stopped(&work.lease) => Ended::Stopped(why),
+    };
+    work.lease.cancelled().cancel();
+    match timeout(STOP_GRACE, &mut handler).await {
+        // Done is done, however late.
+        Ok(Ok(result)) => Ended::Returned(Ok(result)),
+        Ok(Err(_)) | Err(_) => stopped,
+    }
+}
+
+async fn stopped(lease: &Lease) -> Stop {
+    lease.cancelled().cancelled().await;
+    match lease.stopped() {
+        Some(why) => why,
+        None => std::future::pending().await,
+    }
+}
+
+/// What becomes of the job; `None` if it is not ours to say any more.
+fn decide(handler: &Handler, work: &Work, ended: Ended) -> Option<Settlement> {
+    let outcome = match ended {
+        Ended::Stopped(Stop::LeaseLost) => return None,
+        Ended::Stopped(Stop::Draining) => {
+            return Some(Settlement::Release { delay: Duration::ZERO });
+        }
+        Ended::Returned(outcome) => outcome,
+        Ended::TimedOut => {
+            let limit = work.options.timeout.unwrap_or(handler.timeout);
+            Err(JobError::failed(format!("timed out after {limit:?}")).kind("timeout"))
+        }
+    };
+    let policy = work.policy(&handler.policy);
+    if let Err(error) = &outcome {
+        let ErrorInfo { kind, message, .. } = error.info();
+        tracing::debug!(job = %work.key.id, attempt = work.attempt.number, kind, message, "not done");
+    }
+    let chance = fastrand::f64();
+    Some(settle(outcome, work.attempt.number, work.attempt.snoozes, &policy, chance))
+}

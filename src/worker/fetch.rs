@@ -1,0 +1,312 @@
+//! Fetching for one lane: ask for what the lane has room for, decide about what comes before it
+//! takes a slot, and let the rest into the lane.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use super::admit::{Admission, Candidate, FirstSight, admit, admit_undisturbed};
+use super::history::{highest_in_ledger, look_up};
+use super::job::{Attempt, Reading, Work, read};
+use super::lanes::LaneId;
+use super::lease::Lease;
+use crate::broker::{Born, Delivery, Pulled, Puller, consumer_born};
+use crate::error::{Error, ErrorKind, Result};
+use crate::outcome::{BuryReason, Settlement};
+use crate::retry::RetryPolicy;
+use crate::wire::time::Time;
+use crate::wire::{ErrorInfo, JobHeaders};
+
+/// Pauses after something went wrong with the broker, doubling, with jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A job that cannot be looked up, or needs a newer worker, is given back for this long.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+const NEWER_PROTOCOL_DELAY: Duration = Duration::from_secs(30);
+
+/// How long what is under way when fetching stops may take to come in.
+const LAST_ARRIVALS: Duration = Duration::from_secs(5);
+
+/// One lane's fetcher.
+struct Fetcher {
+    shared: Arc<Shared>,
+    lane: LaneId,
+    puller: Puller,
+    epochs: watch::Receiver<u64>,
+    ack_wait: Duration,
+    consumer_created: Time,
+    /// See [`FirstSight::suspect_up_to`].
+    suspect_up_to: u64,
+    /// The highest sequence that came in here.
+    highest: u64,
+    pause: Duration,
+}
+
+/// Fetches until the worker stops fetching, then hands back what is still coming in.
+pub(super) async fn run(shared: Arc<Shared>, lane: LaneId) {
+    let mut pause = FIRST_PAUSE;
+    let opened = loop {
+        match Fetcher::open(shared.clone(), lane).await {
+            Ok(fetcher) => break fetcher,
+            Err(error) => {
+                tracing::warn!(lane = %lane.priority, %error, "cannot fetch yet");
+                tokio::select! {
+                    () = shared.stop_fetching.cancelled() => return,
+                    () = sleep(pause.mul_f64(0.5 + fastrand::f64())) => {}
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    };
+    opened.run().await;
+}
+
+impl Fetcher {
+    async fn open(shared: Arc<Shared>, lane: LaneId) -> Result<Self> {
+        let queue = &shared.queues[lane.queue];
+        shared.client.ensure_once(&queue.name).await?;
+        let epochs = shared.conn.epochs();
+        let puller =
+            Puller::open(&shared.conn, &queue.streams.jobs, lane.priority.as_str()).await?;
+        let mut fetcher = Self {
+            lane,
+            puller,
+            epochs,
+            ack_wait: Duration::ZERO,
+            consumer_created: shared.clock.now(),
+            suspect_up_to: 0,
+            highest: 0,
+            pause: FIRST_PAUSE,
+            shared,
+        };
+        fetcher.take_stock().await?;
+        Ok(fetcher)
+    }
+
+    /// Learns what has to be known of the broker before its word on first deliveries is taken: at
+    /// the start, and after anything that may have been a crash.
+    async fn take_stock(&mut self) -> Result<()> {
+        let queue = &self.shared.queues[self.lane.queue];
+        let lane = self.lane.priority.as_str();
+        let born = consumer_born(&self.shared.conn, &queue.streams.jobs, lane, &self.shared.clock);
+        let ledger = highest_in_ledger(&self.shared.conn, &queue.streams);
+        let (born, in_ledger) = tokio::try_join!(born, ledger)?;
+        let Some(Born { created, ack_wait }) = born else {
+            let place = format!("{}/{lane}", queue.streams.jobs);
+            return Err(Error::new(ErrorKind::NotFound, format!("consumer {place} is gone")));
+        };
+        self.ack_wait = ack_wait;
+        self.consumer_created = created;
+        self.suspect_up_to = in_ledger.max(self.highest);
+        Ok(())
+    }
+
+    async fn run(mut self) {
+        let stop = self.shared.stop_fetching.clone();
+        let room = self.shared.room(self.lane).clone();
+        loop {
+            self.ask().await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = changed(&mut self.epochs) => self.recover("reconnected").await,
+                pulled = self.puller.next() => self.take(pulled).await,
+                () = room.notified(), if !self.puller.is_open() => {}
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Opens a pull for what the lane has room for, unless one is open.
+    async fn ask(&mut self) {
+        if self.puller.is_open() {
+            return;
+        }
+        let count = self.shared.ask(self.lane);
+        if count == 0 {
+            return;
+        }
+        if let Err(error) = self.puller.pull(count).await {
+            self.shared.give_up(self.lane, count);
+            self.recover(&error.to_string()).await;
+        }
+    }
+
+    async fn take(&mut self, pulled: Pulled) {
+        match pulled {
+            Pulled::Job(delivery) => {
+                self.pause = FIRST_PAUSE;
+                self.admit(delivery).await;
+            }
+            Pulled::Over { unfilled } => self.shared.give_up(self.lane, unfilled),
+            Pulled::Broken { unfilled, why } => {
+                self.shared.give_up(self.lane, unfilled);
+                self.recover(&why).await;
+            }
+            Pulled::Closed => {
+                // The client library is gone; it comes back with a new worker only.
+                tracing::error!("the connection is closed for good; no more jobs are fetched");
+                self.shared.stop_fetching.cancel();
+            }
+        }
+    }
+
+    /// After a sign that the broker may have restarted: give up the pull, pause, take stock.
+    async fn recover(&mut self, why: &str) {
+        tracing::info!(lane = %self.lane.priority, why, "fetching starts anew");
+        self.shared.give_up(self.lane, self.puller.forget());
+        loop {
+            match self.take_stock().await {
+                Ok(()) => return,
+                Err(error) => tracing::warn!(lane = %self.lane.priority, %error, "cannot fetch"),
+            }
+            tokio::select! {
+                () = self.shared.stop_fetching.cancelled() => return,
+                () = sleep(self.pause.mul_f64(0.5 + fastrand::f64())) => {}
+            }
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Stops pulling and hands back what the broker has sent until then.
+    async fn finish(mut self) {
+        if let Err(error) = self.puller.close().await {
+            tracing::debug!(%error, "fetching did not stop cleanly");
+        }
+        let hand_back = async {
+            while let Pulled::Job(delivery) = self.puller.next().await {
+                if let Err(error) = delivery.ack.nak(&self.shared.conn, Duration::ZERO).await {
+                    tracing::debug!(%error, "a job was not handed back");
+                }
+            }
+        };
+        if timeout(LAST_ARRIVALS, hand_back).await.is_err() {
+            tracing::debug!("jobs may still have been on their way here");
+        }
+    }
+
+    /// Takes hold of a job and decides what becomes of it before it runs.
+    async fn admit(&mut self, delivery: Delivery) {
+        let shared = &self.shared;
+        let sight = FirstSight {
+            delivered: delivery.delivered,
+            sequence: delivery.sequence,
+            stored: delivery.stored,
+            consumer_created: self.consumer_created,
+            suspect_up_to: self.suspect_up_to,
+        };
+        self.highest = self.highest.max(delivery.sequence);
+        let lease = Lease::new(delivery.ack.clone(), delivery.received, self.ack_wait);
+        let place = (self.lane.queue, delivery.sequence);
+        let Some(lease) = shared.leases.hold(place, lease) else {
+            // We are at it already.
+            return shared.give_up(self.lane, 1);
+        };
+        let queue = &shared.queues[self.lane.queue];
+        let reading = read(&shared.namespace, &queue.name, self.lane, &delivery);
+        let (key, options, unreadable) = match reading {
+            Reading::Job { key, options } => (key, *options, None),
+            Reading::NewerProtocol => {
+                // Not ours to judge, so no record is written: only given back.
+                shared.give_up(self.lane, 1);
+                let _ = delivery.ack.nak(&shared.conn, NEWER_PROTOCOL_DELAY).await;
+                return shared.leases.release(place);
+            }
+            Reading::BadHeader { key, problem } => {
+                (key, JobHeaders::default(), Some((BuryReason::BadHeader, problem)))
+            }
+            Reading::BadSubject { key, problem } => {
+                (key, JobHeaders::default(), Some((BuryReason::BadSubject, problem)))
+            }
+        };
+        let work = Work {
+            lane: self.lane,
+            key,
+            sequence: delivery.sequence,
+            stored: delivery.stored,
+            headers: delivery.headers,
+            options,
+            payload: delivery.payload,
+            lease,
+            attempt: Attempt::UNDISTURBED,
+        };
+        if let Some((reason, problem)) = unreadable {
+            let error = ErrorInfo::new(reason.as_str(), problem);
+            shared.turn_down(work, Settlement::Bury { reason, error }, 0).await;
+        } else if sight.is_undisturbed(&work.options) {
+            let admission = admit_undisturbed(work.as_candidate(), shared.clock.now());
+            shared.carry_out(work, admission).await;
+        } else {
+            // Looked up to the side, so that other jobs need not wait.
+            let shared = shared.clone();
+            self.shared.tasks.spawn(async move { shared.admit_by_record(work).await });
+        }
+    }
+}
+
+impl Work {
+    fn as_candidate(&self) -> Candidate<'_> {
+        Candidate { options: &self.options, sequence: self.sequence, stored: self.stored }
+    }
+}
+
+impl Shared {
+    /// Decides about a job that may have been run before.
+    async fn admit_by_record(&self, work: Work) {
+        let streams = &self.queues[work.lane.queue].streams;
+        match look_up(&self.conn, &self.namespace, streams, &work.key).await {
+            Ok(history) => {
+                let of_kind = self.handlers.get(&work.key.kind).map(|handler| &handler.policy);
+                // A kind that is not known here is not judged by attempts.
+                let generous = RetryPolicy { max_retries: u32::MAX, ..RetryPolicy::default() };
+                let policy = work.policy(of_kind.unwrap_or(&generous));
+                let admission = admit(work.as_candidate(), history, &policy, self.clock.now());
+                self.carry_out(work, admission).await;
+            }
+            Err(error) => {
+                tracing::warn!(job = %work.key.id, %error, "cannot look up a job; given back");
+                let settlement = Settlement::Release { delay: LOOK_UP_AGAIN };
+                self.turn_down(work, settlement, 0).await;
+            }
+        }
+    }
+
+    async fn carry_out(&self, mut work: Work, admission: Admission) {
+        match admission {
+            Admission::Run(_) if !self.handlers.contains_key(&work.key.kind) => {
+                self.give_up(work.lane, 1);
+                self.turn_away(work).await;
+            }
+            Admission::Run(attempt) => {
+                work.attempt = attempt;
+                self.enter(work);
+            }
+            Admission::NotYet(delay) => {
+                self.turn_down(work, Settlement::Release { delay }, 0).await;
+            }
+            Admission::HasEnded => self.turn_down(work, Settlement::Forget, 0).await,
+            Admission::Expired => self.turn_down(work, Settlement::Expire, 0).await,
+            Admission::Bury { reason, error, attempts } => {
+                self.turn_down(work, Settlement::Bury { reason, error }, attempts).await;
+            }
+        }
+    }
+
+    /// Settles a job that does not get to run, after `attempts` attempts.
+    async fn turn_down(&self, mut work: Work, settlement: Settlement, attempts: u32) {
+        work.attempt.number = attempts;
+        self.give_up(work.lane, 1);
+        self.settle(work, settlement).await;
+    }
+}
+
+/// Waits for a new connection.
+async fn changed(epochs: &mut watch::Receiver<u64>) {
+    if epochs.changed().await.is_err() {
+        std::future::pending().await
+    }
+}

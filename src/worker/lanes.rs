@@ -1,0 +1,198 @@
+//! The lanes of a worker: buffers between fetching and running, and the choice among them. No I/O.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::job::Work;
+use super::pick::Wheel;
+use super::prefetch::{Load, Rate, capacity, refill};
+use crate::priority::{Priority, Weights};
+
+/// One lane of one of the worker's queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct LaneId {
+    /// The queue's position in the worker's list.
+    pub(crate) queue: usize,
+    pub(crate) priority: Priority,
+}
+
+/// In which order the lanes of a queue are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// Weighted-first, with the published starvation bound.
+    #[default]
+    Weighted,
+    /// A lower priority only when no higher one has a job. Low jobs may starve.
+    Strict,
+}
+
+/// All lanes of a worker.
+pub(crate) struct Lanes {
+    order: Order,
+    queues: Vec<QueueLanes>,
+    wheel: Wheel,
+    slots: Rate,
+}
+
+struct QueueLanes {
+    wheel: Wheel,
+    lanes: [Lane; 4],
+}
+
+struct Lane {
+    buffer: VecDeque<Work>,
+    /// Jobs that were asked for, or are looked up before they may enter.
+    expected: usize,
+    starts: Rate,
+    /// Whether its fetcher waits to be told of room.
+    is_waiting: bool,
+}
+
+/// What a pick brings: a job perhaps, and lanes whose fetchers have something to do.
+#[derive(Default)]
+pub(crate) struct Picked {
+    pub(crate) work: Option<Work>,
+    pub(crate) refill: Vec<LaneId>,
+}
+
+impl Lanes {
+    pub(crate) fn new(
+        queue_weights: &[u32],
+        weights: &Weights,
+        order: Order,
+        now: Instant,
+    ) -> Self {
+        let lane = || Lane {
+            buffer: VecDeque::new(),
+            expected: 0,
+            starts: Rate::new(now),
+            is_waiting: false,
+        };
+        let queue = |_: &u32| QueueLanes {
+            wheel: Wheel::new(weights.as_array()),
+            lanes: std::array::from_fn(|_| lane()),
+        };
+        Self {
+            order,
+            queues: queue_weights.iter().map(queue).collect(),
+            wheel: Wheel::new(queue_weights),
+            slots: Rate::new(now),
+        }
+    }
+
+    fn lane(&mut self, id: LaneId) -> &mut Lane {
+        &mut self.queues[id.queue].lanes[id.priority.index()]
+    }
+
+    fn ids(&self) -> impl Iterator<Item = LaneId> + use<> {
+        (0..self.queues.len())
+            .flat_map(|queue| Priority::ALL.map(|priority| LaneId { queue, priority }))
+    }
+
+    /// Puts a job that was expected into its lane.
+    pub(crate) fn enter(&mut self, id: LaneId, work: Work) {
+        let lane = self.lane(id);
+        lane.expected = lane.expected.saturating_sub(1);
+        lane.buffer.push_back(work);
+    }
+
+    /// `count` jobs that were expected do not come.
+    pub(crate) fn give_up(&mut self, id: LaneId, count: usize) {
+        let lane = self.lane(id);
+        lane.expected = lane.expected.saturating_sub(count);
+    }
+
+    /// A slot came free.
+    pub(crate) fn count_slot(&mut self, now: Instant) {
+        self.slots.count(now);
+    }
+
+    /// How many jobs a lane may ask for now; they count as expected from here on. With 0 its fetcher
+    /// is told when there is room.
+    pub(crate) fn ask(&mut self, id: LaneId, free_slots: usize, now: Instant) -> usize {
+        let room = self.room(id, free_slots, now);
+        let lane = self.lane(id);
+        lane.expected += room;
+        lane.is_waiting = room == 0;
+        room
+    }
+
+    fn room(&mut self, id: LaneId, free_slots: usize, now: Instant) -> usize {
+        if self.order == Order::Strict && self.is_outranked(id) {
+            return 0;
+        }
+        let slots_per_second = self.slots.per_second(now);
+        let lane = self.lane(id);
+        let starts_per_second = lane.starts.per_second(now);
+        let capacity = capacity(Load { free_slots, slots_per_second, starts_per_second });
+        refill(capacity, lane.buffer.len() + lane.expected)
+    }
+
+    /// Whether a higher lane of the queue has jobs.
+    fn is_outranked(&self, id: LaneId) -> bool {
+        let higher = &self.queues[id.queue].lanes[..id.priority.index()];
+        higher.iter().any(|lane| !lane.buffer.is_empty())
+    }
+
+    /// Takes the next job to run, and names the lanes that may be refilled.
+    pub(crate) fn pick(&mut self, free_slots: usize, now: Instant) -> Picked {
+        let chosen = self.choose();
+        let work = chosen.and_then(|id| {
+            let lane = self.lane(id);
+            lane.starts.count(now);
+            lane.buffer.pop_front()
+        });
+        Picked { work, refill: self.to_refill(free_slots, now) }
+    }
+
+    fn choose(&mut self) -> Option<LaneId> {
+        let Self { queues, wheel, .. } = self;
+        let queue = wheel.pick(|queue| queues[queue].has_job())?;
+        let QueueLanes { wheel, lanes } = &mut self.queues[queue];
+        let has_job = |lane: usize| !lanes[lane].buffer.is_empty();
+        let lane = match self.order {
+            Order::Weighted => wheel.pick(has_job)?,
+            Order::Strict => (0..lanes.len()).find(|lane| has_job(*lane))?,
+        };
+        Some(LaneId { queue, priority: Priority::ALL[lane] })
+    }
+
+    fn to_refill(&mut self, free_slots: usize, now: Instant) -> Vec<LaneId> {
+        let mut found = Vec::new();
+        for id in self.ids() {
+            if self.lane(id).is_waiting && self.room(id, free_slots, now) > 0 {
+                self.lane(id).is_waiting = false;
+                found.push(id);
+            }
+        }
+        found
+    }
+
+    /// Takes out what came in before `oldest` and has not been started.
+    pub(crate) fn take_stale(&mut self, oldest: Instant) -> Vec<Work> {
+        let mut stale = Vec::new();
+        for id in self.ids() {
+            let buffer = &mut self.lane(id).buffer;
+            while buffer.front().is_some_and(|work| work.received() < oldest) {
+                stale.extend(buffer.pop_front());
+            }
+        }
+        stale
+    }
+
+    /// Takes out everything.
+    pub(crate) fn take_all(&mut self) -> Vec<Work> {
+        self.ids().flat_map(|id| std::mem::take(&mut self.lane(id).buffer)).collect()
+    }
+}
+
+impl QueueLanes {
+    fn has_job(&self) -> bool {
+        self.lanes.iter().any(|lane| !lane.buffer.is_empty())
+    }
+}
+
+/// How long a job may lie in a buffer before it is handed back for another worker to run.
+pub(crate) const MAX_BUFFERED_FOR: Duration = Duration::from_secs(2);

@@ -1,0 +1,199 @@
+//! Leases: every job that a worker holds is its own only while the broker hears of it in time.
+//!
+//! The broker hands a job to somebody else `ack_wait` after it last heard of it. The keeper renews
+//! each lease every third of that, by request, and counts a lease from the moment it *sent* a renewal
+//! that was answered. A lease that runs out is lost for good: the handler is told to stop, and
+//! nothing more is said to the broker about that delivery, since another worker may hold the job.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::broker::{AckSubject, Connection};
+
+/// Why a handler is to stop before it is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stop {
+    /// Its lease is lost: another worker may hold the job.
+    LeaseLost = 1,
+    /// The worker drains and its grace period is over.
+    Draining = 2,
+}
+
+/// The hold on one delivery.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    received: Instant,
+    ack_wait: Duration,
+    state: Mutex<State>,
+    stop: AtomicU8,
+    /// Cancelled when the handler is to stop; handlers see it.
+    cancelled: CancellationToken,
+}
+
+#[derive(Debug)]
+struct State {
+    ack: AckSubject,
+    /// When the broker was last surely told.
+    renewed: Instant,
+}
+
+impl Lease {
+    pub(crate) fn new(ack: AckSubject, received: Instant, ack_wait: Duration) -> Self {
+        Self {
+            received,
+            ack_wait,
+            state: Mutex::new(State { ack, renewed: received }),
+            stop: AtomicU8::new(0),
+            cancelled: CancellationToken::new(),
+        }
+    }
+
+    pub(crate) fn received(&self) -> Instant {
+        self.received
+    }
+
+    /// Where to settle, as of the latest delivery; `None` once the lease is lost.
+    pub(crate) fn settle_at(&self, now: Instant) -> Option<AckSubject> {
+        let state = self.state();
+        if self.has_run_out(&state, now) {
+            self.stop(Stop::LeaseLost);
+        }
+        (self.stopped() != Some(Stop::LeaseLost)).then(|| state.ack.clone())
+    }
+
+    /// What the broker counts is a little older than what we count, so we stop a little earlier.
+    fn has_run_out(&self, state: &State, now: Instant) -> bool {
+        let margin = self.ack_wait / 20;
+        now.saturating_duration_since(state.renewed) + margin > self.ack_wait
+    }
+
+    /// Tells the handler to stop. The first reason stays, but a lost lease overrides it.
+    pub(crate) fn stop(&self, why: Stop) {
+        match why {
+            Stop::LeaseLost => self.stop.store(why as u8, Ordering::Release),
+            Stop::Draining => {
+                let _ =
+                    self.stop.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
+            }
+        }
+        self.cancelled.cancel();
+    }
+
+    /// Why the handler is to stop, if it is.
+    pub(crate) fn stopped(&self) -> Option<Stop> {
+        match self.stop.load(Ordering::Acquire) {
+            1 => Some(Stop::LeaseLost),
+            2 => Some(Stop::Draining),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Tells the broker that the job is still being worked.
+    async fn renew(&self, conn: &Connection) {
+        let asked = Instant::now();
+        let Some(ack) = self.settle_at(asked) else { return };
+        match ack.in_progress(conn).await {
+            Ok(()) => self.state().renewed = asked,
+            Err(error) => tracing::debug!(%error, "a lease was not renewed yet"),
+        }
+    }
+}
+
+/// A job by its place: the queue's position in the worker's list, and its sequence.
+type Place = (usize, u64);
+
+/// All leases of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(Mutex<HashMap<Place, Arc<Lease>>>);
+
+impl Leases {
+    /// Takes hold of a delivery. `None` if the job is held already, as after a broker that forgot
+    /// whom it had given the job to: then the hold goes on by the new delivery.
+    pub(crate) fn hold(&self, place: Place, lease: Lease) -> Option<Arc<Lease>> {
+        match self.all().entry(place) {
+            Entry::Occupied(held) => {
+                let fresh = lease.state().ack.clone();
+                let mut state = held.get().state();
+                state.ack = fresh;
+                state.renewed = lease.received;
+                None
+            }
+            Entry::Vacant(free) => Some(free.insert(Arc::new(lease)).clone()),
+        }
+    }
+
+    pub(crate) fn release(&self, place: Place) {
+        self.all().remove(&place);
+    }
+
+    /// Stops every handler.
+    pub(crate) fn stop_all(&self, why: Stop) {
+        for lease in self.held() {
+            lease.stop(why);
+        }
+    }
+
+    fn held(&self) -> Vec<Arc<Lease>> {
+        self.all().values().cloned().collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, HashMap<Place, Arc<Lease>>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Renews what is due, and cancels what has run out, until `end`.
+    pub(crate) async fn keep(
+        self: Arc<Self>,
+        conn: Connection,
+        ack_wait: Duration,
+        end: CancellationToken,
+    ) {
+        let mut epochs = conn.epochs();
+        // Looks often enough to try again several times before a lease is lost.
+        let mut ticks = interval((ack_wait / 12).max(Duration::from_millis(50)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due_after = tokio::select! {
+                () = end.cancelled() => return,
+                _ = ticks.tick() => ack_wait / 3,
+                // A new connection: the broker may have restarted, so tell it of everything.
+                () = changed(&mut epochs) => Duration::ZERO,
+            };
+            self.renew_due(&conn, due_after).await;
+        }
+    }
+
+    async fn renew_due(&self, conn: &Connection, due_after: Duration) {
+        let now = Instant::now();
+        let mut due = self.held();
+        due.retain(|lease| {
+            lease.stopped() != Some(Stop::LeaseLost)
+                && now.saturating_duration_since(lease.state().renewed) >= due_after
+        });
+        join_all(due.iter().map(|lease| lease.renew(conn))).await;
+    }
+}
+
+async fn changed(epochs: &mut watch::Receiver<u64>) {
+    if epochs.changed().await.is_err() {
+        // The connection is gone for good; leases run out by the clock.
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,231 @@
+//! Writing the records of a run: completions behind a fence, the ledger, dead letters.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::sleep;
+
+use super::job::Work;
+use crate::broker::{Clock, Connection, Expect, Published};
+use crate::error::{Error, ErrorKind, Result};
+use crate::outcome::BuryReason;
+use crate::token::Namespace;
+use crate::topology::StreamNames;
+use crate::wire::time::Time;
+use crate::wire::{
+    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, RecordKind, Status,
+    name, parse_record, record_subject,
+};
+
+/// What a record leaves free of the server's largest message, in bytes.
+const RECORD_HEADROOM_BYTES: usize = 16 * 1024;
+
+/// The error's message in a dead letter's header is cut to this many bytes; the ledger has it whole.
+const MAX_HEADER_ERROR_BYTES: usize = 2 * 1024;
+
+/// How often a fenced publish is tried again because others are at it.
+const FENCE_TRIES: usize = 20;
+const FENCE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the fence said.
+#[derive(Debug)]
+pub(super) enum Fence {
+    /// Our record stands.
+    Ours,
+    /// Another record of this run stands, or ours from before.
+    Ended(Status),
+}
+
+/// Writes records in the name of one worker.
+#[derive(Clone)]
+pub(super) struct Recorder {
+    pub(super) conn: Connection,
+    pub(super) namespace: Namespace,
+    pub(super) clock: Clock,
+    pub(super) worker: String,
+    /// By the worker's list of queues.
+    pub(super) streams: std::sync::Arc<[StreamNames]>,
+}
+
+impl Recorder {
+    pub(super) fn streams(&self, work: &Work) -> &StreamNames {
+        &self.streams[work.lane.queue]
+    }
+
+    /// Adds an entry to the ledger, and waits until it is stored.
+    pub(super) async fn attempt(
+        &self,
+        work: &Work,
+        event: AttemptEvent,
+        fill: impl FnOnce(&mut AttemptRecord),
+    ) -> Result<()> {
+        let mut record = AttemptRecord {
+            v: AttemptRecord::V,
+            id: work.key.id.clone(),
+            run: work.key.run.clone(),
+            seq: work.sequence,
+            attempt: work.attempt.number,
+            event,
+            at: self.clock.now(),
+            retry_at: None,
+            snoozes: work.attempt.snoozes,
+            worker: self.worker.clone(),
+            error: None,
+            reason: None,
+        };
+        fill(&mut record);
+        record.error = record.error.map(ErrorInfo::cut);
+        let subject = record_subject(&self.namespace, RecordKind::Attempt, &work.key);
+        let body = to_json(&record)?;
+        match self.conn.store(subject, &Headers::new(), body, Expect::Anything).await? {
+            Published::Stored(_) => Ok(()),
+            Published::WrongLast(_) | Published::InFlight => {
+                Err(Error::new(ErrorKind::Broker, "the broker refused an unconditional publish"))
+            }
+        }
+    }
+
+    /// The completion of a run, to be filled in.
+    pub(super) fn completion(
+        &self,
+        work: &Work,
+        status: Status,
+        started_at: Option<Time>,
+    ) -> Completion {
+        Completion {
+            v: Completion::V,
+            id: work.key.id.clone(),
+            run: work.key.run.clone(),
+            seq: work.sequence,
+            queue: work.key.queue.clone(),
+            kind: work.key.kind.clone(),
+            priority: work.lane.priority,
+            status,
+            attempt: work.attempt.number,
+            enqueued_at: work.enqueued_at(),
+            started_at,
+            finished_at: self.clock.now(),
+            worker: self.worker.clone(),
+            result: None,
+            result_omitted: None,
+            reason: None,
+            error: None,
+        }
+    }
+
+    /// Stores a completion unless the run has one: of all workers that ever ran it, one wins.
+    pub(super) async fn fence(&self, work: &Work, mut completion: Completion) -> Result<Fence> {
+        completion.error = completion.error.map(ErrorInfo::cut);
+        let body = self.fit(&mut completion)?;
+        let subject = record_subject(&self.namespace, RecordKind::Result, &work.key);
+        let mut expected = 0;
+        for _ in 0..FENCE_TRIES {
+            let expect = Expect::Last(expected);
+            match self.conn.store(subject.clone(), &Headers::new(), body.clone(), expect).await? {
+                Published::Stored(_) => return Ok(Fence::Ours),
+                Published::InFlight => sleep(FENCE_PAUSE).await,
+                Published::WrongLast(last) => match self.ended(work, &subject).await? {
+                    Some(status) => return Ok(Fence::Ended(status)),
+                    // What stands there is no record of this run: go over it.
+                    None => expected = last,
+                },
+            }
+        }
+        Err(Error::new(ErrorKind::Unknown, format!("cannot store a completion on {subject}")))
+    }
+
+    /// How the run ended by the record on its subject, as the stream's leader has it.
+    async fn ended(&self, work: &Work, subject: &str) -> Result<Option<Status>> {
+        let record = self.conn.last_of_leader(&self.streams(work).results, subject).await?;
+        let record =
+            record.and_then(|record| parse_record::<Completion>(&work.key, &record.payload));
+        Ok(record.map(|completion| completion.status))
+    }
+
+    /// The completion as JSON, without its result if that makes it larger than a message may be.
+    fn fit(&self, completion: &mut Completion) -> Result<Bytes> {
+        let limit = self.conn.max_payload().saturating_sub(RECORD_HEADROOM_BYTES);
+        let result_bytes = completion.result.as_ref().map_or(0, |result| result.get().len());
+        if result_bytes >= limit {
+            completion.result = None;
+            completion.result_omitted = Some(result_bytes as u64);
+        }
+        to_json(completion)
+    }
+
+    /// Stores the dead letter of a run, unless it is there already; its sequence.
+    pub(super) async fn dead_letter(
+        &self,
+        work: &Work,
+        reason: BuryReason,
+        error: &ErrorInfo,
+    ) -> Result<u64> {
+        let mut brief = error.clone();
+        brief.backtrace = None;
+        brief.message.truncate(brief.message.floor_char_boundary(MAX_HEADER_ERROR_BYTES));
+        brief.kind.truncate(brief.kind.floor_char_boundary(MAX_HEADER_ERROR_BYTES));
+        let info = DeadInfo {
+            reason: reason.as_str().to_owned(),
+            at: self.clock.now(),
+            attempts: work.attempt.number,
+            priority: work.lane.priority,
+            enqueued_at: work.enqueued_at(),
+            errors: vec![brief],
+        };
+        let mut headers = work.headers.for_copy();
+        headers.set(name::DEAD, ascii_json(&info)?);
+        let subject = record_subject(&self.namespace, RecordKind::Dead, &work.key);
+        for _ in 0..FENCE_TRIES {
+            let payload = work.payload.clone();
+            match self.conn.store(subject.clone(), &headers, payload, Expect::Last(0)).await? {
+                Published::Stored(sequence) | Published::WrongLast(sequence) => {
+                    return Ok(sequence);
+                }
+                Published::InFlight => sleep(FENCE_PAUSE).await,
+            }
+        }
+        Err(Error::new(ErrorKind::Unknown, format!("cannot store a dead letter on {subject}")))
+    }
+
+    /// Takes a dead letter away again, whose run did not end dead after all.
+    pub(super) async fn withdraw(&self, work: &Work, letter: u64) -> Result<()> {
+        self.conn.delete(&self.streams(work).dead, letter).await.map(drop)
+    }
+}
+
+fn to_json(record: &impl serde::Serialize) -> Result<Bytes> {
+    serde_json::to_vec(record).map(Bytes::from).map_err(|error| {
+        Error::new(ErrorKind::Broker, "a record does not serialize").because(error)
+    })
+}
+
+/// JSON on one line of ASCII, as a header value has to be.
+fn ascii_json(record: &impl serde::Serialize) -> Result<String> {
+    let json = to_json(record)?;
+    let text = String::from_utf8_lossy(&json);
+    let mut ascii = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_ascii() {
+            ascii.push(character);
+        } else {
+            let mut units = [0; 2];
+            for unit in character.encode_utf16(&mut units) {
+                ascii.push_str(&format!("\\u{unit:04x}"));
+            }
+        }
+    }
+    Ok(ascii)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_json_is_ascii_and_reads_back() {
+        let info = ErrorInfo::new("failed", "kein Käse 🧀\nda");
+        let json = ascii_json(&info).expect("serializes");
+        assert!(json.is_ascii() && !json.contains('\n'));
+        assert_eq!(serde_json::from_str::<ErrorInfo>(&json).expect("reads back"), info);
+    }
+}

@@ -1,0 +1,283 @@
+//! Settling: record, then ack. The order is what makes killing a worker between any two steps
+//! harmless: what is recorded and not acked is found on the next delivery and only acked.
+//!
+//! Settlements are taken in groups. Within a group records are published side by side and each is
+//! waited for; then the acks go out, the last of each lane as a request, which the broker answers
+//! only after it has seen those before it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Shared;
+use super::job::Work;
+use super::record::Fence;
+use crate::broker::AckSubject;
+use crate::error::Result;
+use crate::outcome::{BuryReason, Settlement};
+use crate::wire::time::{self, Time};
+use crate::wire::{AttemptEvent, ErrorInfo, Status};
+
+/// Settlements that wait at most; a worker that cannot settle stops starting jobs.
+const QUEUE: usize = 1024;
+
+/// The largest group, and how many groups are under way at once.
+const GROUP: usize = 250;
+const GROUPS_AT_ONCE: usize = 8;
+
+/// The pause before a record is tried again.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A job whose dead letter finds no room is given back for this long.
+const DEAD_FULL_DELAY: Duration = Duration::from_secs(60);
+
+/// A job to be settled.
+#[derive(Debug)]
+pub(super) struct ToSettle {
+    pub(super) work: Work,
+    pub(super) settlement: Settlement,
+    /// When the attempt started; `None` if there was none.
+    pub(super) started_at: Option<Time>,
+}
+
+/// What is left to tell the broker once everything is on record.
+#[derive(Clone, Copy, Debug)]
+enum Word {
+    Ack,
+    Nak(Duration),
+}
+
+/// Where settlements go.
+#[derive(Debug)]
+pub(super) struct Settler {
+    items: mpsc::Sender<ToSettle>,
+    closed: CancellationToken,
+}
+
+impl Settler {
+    pub(super) fn new() -> (Self, mpsc::Receiver<ToSettle>) {
+        let (items, receiver) = mpsc::channel(QUEUE);
+        (Self { items, closed: CancellationToken::new() }, receiver)
+    }
+
+    /// Nothing more is to come: what is queued is settled, and then settling ends.
+    pub(super) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Queues a settlement; waits while too many wait already.
+    pub(super) async fn settle(&self, item: ToSettle) {
+        // It fails only when the worker was told to stop at once: the broker hands the job out anew.
+        let _ = self.items.send(item).await;
+    }
+}
+
+/// Settles what comes until nothing more is to come, and then what is still under way.
+pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>) {
+    let at_once = Arc::new(Semaphore::new(GROUPS_AT_ONCE));
+    let tasks = TaskTracker::new();
+    loop {
+        let mut group = Vec::new();
+        tokio::select! {
+            biased;
+            _ = items.recv_many(&mut group, GROUP) => {}
+            () = shared.settler.closed.cancelled() => items.close(),
+        }
+        if group.is_empty() {
+            if items.is_closed() && items.is_empty() {
+                break;
+            }
+            continue;
+        }
+        let Ok(turn) = at_once.clone().acquire_owned().await else { break };
+        let (shared, later) = (shared.clone(), tasks.clone());
+        tasks.spawn(async move {
+            settle_group(&shared, group, &later).await;
+            drop(turn);
+        });
+    }
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTracker) {
+    let tries = group.into_iter().map(|item| async {
+        match shared.record(&item).await {
+            Ok(word) => Some((item, word)),
+            Err(error) => {
+                tracing::warn!(job = %item.work.key.id, %error, "not recorded yet; trying again");
+                later.spawn(settle_stubborn(shared.clone(), item));
+                None
+            }
+        }
+    });
+    let recorded: Vec<(ToSettle, Word)> = join_all(tries).await.into_iter().flatten().collect();
+    shared.say(&recorded).await;
+    for (item, _) in &recorded {
+        shared.release(&item.work);
+    }
+}
+
+/// Tries again, for as long as the job is ours.
+async fn settle_stubborn(shared: Arc<Shared>, item: ToSettle) {
+    let mut pause = FIRST_PAUSE;
+    while item.work.lease.settle_at(Instant::now()).is_some() {
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        match shared.record(&item).await {
+            Ok(word) => {
+                let recorded = [(item, word)];
+                shared.say(&recorded).await;
+                return shared.release(&recorded[0].0.work);
+            }
+            Err(error) => tracing::debug!(job = %item.work.key.id, %error, "still not recorded"),
+        }
+    }
+    tracing::warn!(job = %item.work.key.id, "the lease is lost before the outcome was recorded");
+    shared.release(&item.work);
+}
+
+impl Shared {
+    /// Settles a job that was not started here.
+    pub(super) async fn settle(&self, work: Work, settlement: Settlement) {
+        self.settler.settle(ToSettle { work, settlement, started_at: None }).await;
+    }
+
+    /// Puts on record what became of a job.
+    async fn record(&self, item: &ToSettle) -> Result<Word> {
+        let ToSettle { work, settlement, started_at } = item;
+        let recorder = &self.recorder;
+        match settlement {
+            Settlement::Complete { result } => {
+                let mut completion = recorder.completion(work, Status::Done, *started_at);
+                completion.result.clone_from(result);
+                recorder.fence(work, completion).await?;
+                Ok(Word::Ack)
+            }
+            Settlement::Cancel { reason } => {
+                let mut completion = recorder.completion(work, Status::Cancelled, *started_at);
+                completion.reason = Some(reason.clone());
+                recorder.fence(work, completion).await?;
+                Ok(Word::Ack)
+            }
+            Settlement::Expire => {
+                let mut completion = recorder.completion(work, Status::Expired, None);
+                completion.attempt = 0;
+                completion.reason = Some("not started by its expiry".to_owned());
+                recorder.fence(work, completion).await?;
+                Ok(Word::Ack)
+            }
+            Settlement::Forget => Ok(Word::Ack),
+            Settlement::Bury { reason, error } => self.bury(item, *reason, error).await,
+            Settlement::Retry { delay, error } => {
+                let retry_at = time::after(self.clock.now(), *delay);
+                recorder
+                    .attempt(work, AttemptEvent::Failed, |entry| {
+                        entry.retry_at = Some(retry_at);
+                        entry.error = Some(error.clone());
+                    })
+                    .await?;
+                Ok(Word::Nak(*delay))
+            }
+            Settlement::Snooze { delay, snoozes } => {
+                let retry_at = time::after(self.clock.now(), *delay);
+                recorder
+                    .attempt(work, AttemptEvent::Snoozed, |entry| {
+                        entry.retry_at = Some(retry_at);
+                        entry.snoozes = *snoozes;
+                    })
+                    .await?;
+                Ok(Word::Nak(*delay))
+            }
+            Settlement::Release { delay } => {
+                if started_at.is_some() {
+                    recorder.attempt(work, AttemptEvent::Released, |_| {}).await?;
+                }
+                Ok(Word::Nak(*delay))
+            }
+        }
+    }
+
+    /// Dead letter, then completion, then ack.
+    async fn bury(&self, item: &ToSettle, reason: BuryReason, error: &ErrorInfo) -> Result<Word> {
+        let ToSettle { work, started_at, .. } = item;
+        let recorder = &self.recorder;
+        if started_at.is_some() {
+            // So that a crash from here on does not run the job once more.
+            recorder
+                .attempt(work, AttemptEvent::Failed, |entry| {
+                    entry.error = Some(error.clone());
+                    entry.reason = Some(reason.as_str().to_owned());
+                })
+                .await?;
+        }
+        let letter = match recorder.dead_letter(work, reason, error).await {
+            Ok(letter) => letter,
+            Err(full) if full.is_full() => {
+                tracing::warn!(job = %work.key.id, error = %full, "no room for a dead letter");
+                return self.bury_later(work, reason, error).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let mut completion = recorder.completion(work, Status::Dead, *started_at);
+        completion.reason = Some(reason.as_str().to_owned());
+        completion.error = Some(error.clone());
+        match recorder.fence(work, completion).await? {
+            Fence::Ours | Fence::Ended(Status::Dead) => {}
+            Fence::Ended(Status::Done | Status::Cancelled | Status::Expired) => {
+                recorder.withdraw(work, letter).await?;
+            }
+        }
+        tracing::info!(job = %work.key.id, kind = %work.key.kind, reason = reason.as_str(), "buried");
+        Ok(Word::Ack)
+    }
+
+    async fn bury_later(&self, work: &Work, reason: BuryReason, error: &ErrorInfo) -> Result<Word> {
+        self.recorder
+            .attempt(work, AttemptEvent::ToBury, |entry| {
+                entry.error = Some(error.clone());
+                entry.reason = Some(reason.as_str().to_owned());
+            })
+            .await?;
+        Ok(Word::Nak(DEAD_FULL_DELAY))
+    }
+
+    /// Tells the broker of a group, and returns when it has seen all of it. What it does not see is
+    /// handed out again, looked up, and then acked.
+    async fn say(&self, group: &[(ToSettle, Word)]) {
+        let mut last_of_lane = Vec::new();
+        for (item, word) in group.iter().rev() {
+            let Some(ack) = item.work.lease.settle_at(Instant::now()) else { continue };
+            let lane = item.work.lane;
+            if last_of_lane.iter().all(|(known, _, _)| *known != lane) {
+                last_of_lane.push((lane, ack, *word));
+            } else if let Err(error) = self.say_plainly(&ack, *word).await {
+                tracing::debug!(%error, "an ack was not sent");
+            }
+        }
+        let barriers = last_of_lane.iter().map(|(_, ack, word)| self.say_surely(ack, *word));
+        for error in join_all(barriers).await.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "acks were not confirmed");
+        }
+    }
+
+    async fn say_plainly(&self, ack: &AckSubject, word: Word) -> Result<()> {
+        match word {
+            Word::Ack => ack.ack(&self.conn).await,
+            Word::Nak(delay) => ack.nak(&self.conn, delay).await,
+        }
+    }
+
+    async fn say_surely(&self, ack: &AckSubject, word: Word) -> Result<()> {
+        match word {
+            Word::Ack => ack.ack_confirmed(&self.conn).await,
+            Word::Nak(delay) => ack.nak_confirmed(&self.conn, delay).await,
+        }
+    }
+}
