@@ -4,6 +4,7 @@
 
 mod broker;
 mod client;
+mod dead;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
@@ -18,6 +19,7 @@ mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
 pub use client::{Client, Enqueue, JobHandle, NewJob, RecordFilter, Since};
+pub use dead::{DeadFilter, DeadLetter};
 pub use error::{Error, Result};
 pub use kind::Job;
 pub use outcome::{JobError, MAX_SNOOZES};

@@ -90,7 +90,7 @@ mod tests {
         let v1 = "$JS.ACK.TIDEMILL_JOBS_default.high.3.1795000000000042.7.1795000000000000000.12";
         let info = parse(v1).expect("v1");
         assert_eq!((info.delivered, info.sequence), (3, 1_795_000_000_000_042));
-        assert_eq!(time::to_text(&info.stored), "2026-11-18T12:26:40.000Z");
+        assert_eq!(time::to_text(&info.stored), "2026-11-18T11:06:40.000Z");
         let v2 = v1.replace("$JS.ACK.", "$JS.ACK.hub.AbCdEf.");
         assert_eq!(parse(&v2), Some(info.clone()));
         assert_eq!(parse(&format!("{v2}.extra")), Some(info));

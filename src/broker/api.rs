@@ -18,6 +18,8 @@ pub(super) mod code {
     pub(crate) const STREAM_NOT_FOUND: u64 = 10059;
     pub(crate) const CONSUMER_NOT_FOUND: u64 = 10014;
     pub(crate) const MESSAGE_NOT_FOUND: u64 = 10037;
+    pub(crate) const SEQUENCE_NOT_FOUND: u64 = 10043;
+    pub(crate) const MESSAGE_DELETE_FAILED: u64 = 10057;
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10071;
     pub(crate) const JETSTREAM_NOT_ENABLED: u64 = 10076;
     pub(crate) const STREAM_FULL: u64 = 10077;

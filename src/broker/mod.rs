@@ -4,7 +4,11 @@ mod ack;
 mod api;
 mod clock;
 mod connection;
+mod context;
+mod credentials;
 mod options;
+#[cfg(feature = "embedded")]
+mod probe;
 mod provision;
 mod publish;
 mod pull;
@@ -15,6 +19,8 @@ pub(crate) use ack::AckSubject;
 pub(crate) use clock::Clock;
 pub(crate) use connection::{Connection, Messages};
 pub use options::ConnectOptions;
+#[cfg(feature = "embedded")]
+pub(crate) use probe::{probe, probe_replicas};
 pub use provision::Provisioned;
 pub(crate) use provision::{Born, consumer_born, ensure, queue_names};
 pub(crate) use publish::{Expect, Published};

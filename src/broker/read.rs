@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::api::{self, ApiError};
+use super::api::{self, ApiError, code};
 use super::connection::Connection;
 use super::publish::from_header_map;
 use crate::error::{Error, ErrorKind, Result};
@@ -168,9 +168,9 @@ async fn next(
 
 /// Whether the API says that there is no such message. A stream that does not exist is an error.
 fn is_absent(error: &ApiError) -> bool {
-    // Deleting what is gone is answered by 10043, which has no name of its own to go by.
-    const NO_SUCH_SEQUENCE: u64 = 10043;
-    error.err_code == api::code::MESSAGE_NOT_FOUND || error.err_code == NO_SUCH_SEQUENCE
+    // Deleting what is gone is a failed delete with a text of its own, or a sequence not found.
+    matches!(error.err_code, code::MESSAGE_NOT_FOUND | code::SEQUENCE_NOT_FOUND)
+        || (error.err_code == code::MESSAGE_DELETE_FAILED && error.description == "no message found")
 }
 
 fn refusal(stream: &str, answer: &async_nats::Message) -> Error {

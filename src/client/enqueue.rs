@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::task::unconstrained;
 use tokio::time::{Instant, sleep};
 
 use super::Client;
@@ -93,7 +94,7 @@ impl Client {
         Enqueue { client: self.clone(), job: job.into() }
     }
 
-    /// Enqueues many jobs, hundreds in flight at once, and tells of each in order what became of it.
+    /// Enqueues many jobs in order, hundreds in flight at once, and tells of each what became of it.
     /// Not all-or-nothing: some may fail while others are stored.
     pub async fn enqueue_many<I>(&self, jobs: I) -> Vec<Result<JobHandle>>
     where
@@ -104,7 +105,8 @@ impl Client {
             let job = job.into().finish();
             async { self.store(job?).await }
         });
-        stream::iter(stores).buffered(PIPELINE).collect().await
+        // Tokio's budget would make some of them yield before they send, and so change their order.
+        unconstrained(stream::iter(stores).buffered(PIPELINE).collect()).await
     }
 
     async fn store(&self, job: Ready) -> Result<JobHandle> {
@@ -122,9 +124,17 @@ impl Client {
             Err(error) if !error.is_unknown() => return Err(error),
             // Published without a condition, so only the answer is missing.
             Ok(Published::WrongLast(_) | Published::InFlight) | Err(_) => {
-                self.resolve(job.clone()).await?
+                return self.store_once(job).await;
             }
         };
+        Ok(JobHandle::new(self.clone(), job.key(), sequence))
+    }
+
+    /// Stores a run that may be stored already, or worked already: once in any case.
+    pub(crate) async fn store_once(&self, mut job: Ready) -> Result<JobHandle> {
+        // Makes the worker look for a completion of this run before it runs it.
+        job.headers.set(name::ATTEMPTS_USED, "0");
+        let sequence = self.resolve(&job).await?;
         Ok(JobHandle::new(self.clone(), job.key(), sequence))
     }
 
@@ -150,26 +160,25 @@ impl Client {
         ))
     }
 
-    /// Finds out what became of an enqueue whose answer was lost, by sending the same run again
-    /// under a guard that lets it in once.
-    async fn resolve(&self, mut job: Ready) -> Result<u64> {
-        // Makes the worker look for a completion of this run before it runs it: the first message
-        // may have been worked already.
-        job.headers.set(name::ATTEMPTS_USED, "0");
+    /// Sends a run under a guard that lets it in once, until its outcome is known.
+    async fn resolve(&self, job: &Ready) -> Result<u64> {
         let guard = guard_subject(&self.namespace, &job.queue, &job.kind, &job.id);
         let deadline = Instant::now() + self.resolve_window();
         let mut expected = 0;
         let mut pause = FIRST_PAUSE;
         loop {
             let expect = Expect::LastOf { guard: &guard, sequence: expected };
-            match self.publish(&job, expect).await {
+            match self.publish(job, expect).await {
                 Ok(Published::Stored(sequence)) => return Ok(sequence),
-                Ok(Published::WrongLast(last)) => match self.whose(&job, last).await {
+                Ok(Published::WrongLast(last)) => match self.whose(job, last).await {
                     Ok(Whose::Ours(sequence)) => return Ok(sequence),
+                    Ok(Whose::Another) if job.headers.get(name::UNIQUE).is_some() => {
+                        return Err(duplicate(job));
+                    }
                     Ok(Whose::Another) => expected = last,
                     Ok(Whose::Gone) => expected = 0,
                     Err(error) if error.is_permission() && job.has_fresh_id() => return Ok(last),
-                    Err(error) if error.is_permission() => return Err(not_ours_to_see(&job)),
+                    Err(error) if error.is_permission() => return Err(not_ours_to_see(job)),
                     Err(error) => tracing::debug!(%error, "cannot look up an enqueue"),
                 },
                 Ok(Published::InFlight) => {}
@@ -212,6 +221,13 @@ enum Whose {
     Ours(u64),
     Another,
     Gone,
+}
+
+fn duplicate(job: &Ready) -> Error {
+    Error::new(
+        ErrorKind::Duplicate,
+        format!("job {} is to be unique, and another of its id is in queue {}", job.id, job.queue),
+    )
 }
 
 fn not_ours_to_see(job: &Ready) -> Error {

@@ -16,6 +16,7 @@ pub use completion::JobHandle;
 pub use enqueue::Enqueue;
 pub use follow::{RecordFilter, Since};
 pub use new_job::NewJob;
+pub(crate) use new_job::Ready;
 
 use crate::broker::{self, Clock, ConnectOptions, Connection, Provisioned};
 use crate::error::{Error, ErrorKind, Result};

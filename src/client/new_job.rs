@@ -181,14 +181,14 @@ fn check_header(name: &str, value: &str) -> Result<()> {
 
 /// A job with its id and run, ready to be stored, as often as it takes.
 #[derive(Clone, Debug)]
-pub(super) struct Ready {
-    pub(super) queue: Queue,
-    pub(super) priority: Priority,
-    pub(super) kind: Kind,
-    pub(super) id: JobId,
-    pub(super) run: RunId,
-    pub(super) headers: Headers,
-    pub(super) payload: Bytes,
+pub(crate) struct Ready {
+    pub(crate) queue: Queue,
+    pub(crate) priority: Priority,
+    pub(crate) kind: Kind,
+    pub(crate) id: JobId,
+    pub(crate) run: RunId,
+    pub(crate) headers: Headers,
+    pub(crate) payload: Bytes,
 }
 
 impl Ready {

@@ -180,7 +180,8 @@ impl WorkerBuilder {
             worker,
             streams: queues.iter().map(|queue| queue.streams.clone()).collect(),
         };
-        let lanes = Lanes::new(&queue_weights, &self.weights, self.order, Instant::now());
+        let slots = self.concurrency;
+        let lanes = Lanes::new(&queue_weights, &self.weights, self.order, slots, Instant::now());
         let shared = Shared {
             conn: self.client.conn().clone(),
             clock: self.client.clock().clone(),

@@ -80,7 +80,11 @@ async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) 
     tokio::pin!(handler);
     let stopped = tokio::select! {
         biased;
-        outcome = &mut handler => return Ended::Returned(outcome),
+        outcome = &mut handler => return match (outcome, work.lease.stopped()) {
+            // It failed because it was told to stop.
+            (Err(_), Some(why)) => Ended::Stopped(why),
+            (outcome, _) => Ended::Returned(outcome),
+        },
         () = sleep_until(Instant::now() + limit) => Ended::TimedOut,
         why = stopped(&work.lease) => Ended::Stopped(why),
     };
@@ -102,6 +106,8 @@ async fn stopped(lease: &Lease) -> Stop {
 
 /// What becomes of the job; `None` if it is not ours to say any more.
 fn decide(handler: &Handler, work: &Work, ended: Ended) -> Option<Settlement> {
+    // A lease may have run out unnoticed, as where the whole process was halted.
+    work.lease.settle_at(Instant::now())?;
     let outcome = match ended {
         Ended::Stopped(Stop::LeaseLost) => return None,
         Ended::Stopped(Stop::Draining) => {

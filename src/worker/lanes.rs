@@ -33,7 +33,9 @@ pub(crate) struct Lanes {
     order: Order,
     queues: Vec<QueueLanes>,
     wheel: Wheel,
-    slots: Rate,
+    slots: usize,
+    busy: usize,
+    freed: Rate,
 }
 
 struct QueueLanes {
@@ -62,6 +64,7 @@ impl Lanes {
         queue_weights: &[u32],
         weights: &Weights,
         order: Order,
+        slots: usize,
         now: Instant,
     ) -> Self {
         let lane = || Lane {
@@ -78,7 +81,9 @@ impl Lanes {
             order,
             queues: queue_weights.iter().map(queue).collect(),
             wheel: Wheel::new(queue_weights),
-            slots: Rate::new(now),
+            slots,
+            busy: 0,
+            freed: Rate::new(now),
         }
     }
 
@@ -98,32 +103,36 @@ impl Lanes {
         lane.buffer.push_back(work);
     }
 
-    /// `count` jobs that were expected do not come.
-    pub(crate) fn give_up(&mut self, id: LaneId, count: usize) {
+    /// `count` jobs that were expected do not come; whether the lane's fetcher waits to hear of it.
+    #[must_use]
+    pub(crate) fn give_up(&mut self, id: LaneId, count: usize) -> bool {
         let lane = self.lane(id);
         lane.expected = lane.expected.saturating_sub(count);
+        std::mem::take(&mut lane.is_waiting)
     }
 
-    /// A slot came free.
-    pub(crate) fn count_slot(&mut self, now: Instant) {
-        self.slots.count(now);
+    /// A job has left its slot.
+    pub(crate) fn free_slot(&mut self, now: Instant) {
+        self.busy -= 1;
+        self.freed.count(now);
     }
 
     /// How many jobs a lane may ask for now; they count as expected from here on. With 0 its fetcher
     /// is told when there is room.
-    pub(crate) fn ask(&mut self, id: LaneId, free_slots: usize, now: Instant) -> usize {
-        let room = self.room(id, free_slots, now);
+    pub(crate) fn ask(&mut self, id: LaneId, now: Instant) -> usize {
+        let room = self.room(id, now);
         let lane = self.lane(id);
         lane.expected += room;
         lane.is_waiting = room == 0;
         room
     }
 
-    fn room(&mut self, id: LaneId, free_slots: usize, now: Instant) -> usize {
+    fn room(&mut self, id: LaneId, now: Instant) -> usize {
         if self.order == Order::Strict && self.is_outranked(id) {
             return 0;
         }
-        let slots_per_second = self.slots.per_second(now);
+        let slots_per_second = self.freed.per_second(now);
+        let free_slots = self.slots - self.busy;
         let lane = self.lane(id);
         let starts_per_second = lane.starts.per_second(now);
         let capacity = capacity(Load { free_slots, slots_per_second, starts_per_second });
@@ -136,15 +145,16 @@ impl Lanes {
         higher.iter().any(|lane| !lane.buffer.is_empty())
     }
 
-    /// Takes the next job to run, and names the lanes that may be refilled.
-    pub(crate) fn pick(&mut self, free_slots: usize, now: Instant) -> Picked {
+    /// Takes the next job into a slot, which must be free, and names the lanes to be refilled.
+    pub(crate) fn pick(&mut self, now: Instant) -> Picked {
         let chosen = self.choose();
         let work = chosen.and_then(|id| {
             let lane = self.lane(id);
             lane.starts.count(now);
             lane.buffer.pop_front()
         });
-        Picked { work, refill: self.to_refill(free_slots, now) }
+        self.busy += usize::from(work.is_some());
+        Picked { work, refill: self.to_refill(now) }
     }
 
     fn choose(&mut self) -> Option<LaneId> {
@@ -159,10 +169,10 @@ impl Lanes {
         Some(LaneId { queue, priority: Priority::ALL[lane] })
     }
 
-    fn to_refill(&mut self, free_slots: usize, now: Instant) -> Vec<LaneId> {
+    fn to_refill(&mut self, now: Instant) -> Vec<LaneId> {
         let mut found = Vec::new();
         for id in self.ids() {
-            if self.lane(id).is_waiting && self.room(id, free_slots, now) > 0 {
+            if self.lane(id).is_waiting && self.room(id, now) > 0 {
                 self.lane(id).is_waiting = false;
                 found.push(id);
             }

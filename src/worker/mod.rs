@@ -177,8 +177,8 @@ async fn dispatch(shared: Arc<Shared>) {
         let attempt = shared.clone();
         shared.tasks.spawn(async move {
             execute::attempt(&attempt, work).await;
+            attempt.lanes().free_slot(Instant::now());
             drop(slot);
-            attempt.lanes().count_slot(Instant::now());
         });
     }
 }
@@ -231,11 +231,14 @@ impl Shared {
     }
 
     fn ask(&self, lane: LaneId) -> usize {
-        self.lanes().ask(lane, self.slots.available_permits(), Instant::now())
+        self.lanes().ask(lane, Instant::now())
     }
 
     fn give_up(&self, lane: LaneId, count: usize) {
-        self.lanes().give_up(lane, count);
+        let is_waiting = self.lanes().give_up(lane, count);
+        if is_waiting {
+            self.room(lane).notify_one();
+        }
     }
 
     fn enter(&self, work: Work) {
@@ -249,9 +252,7 @@ impl Shared {
             if self.stop_fetching.is_cancelled() {
                 return None;
             }
-            // The slot that asks is free as well, until it has its job.
-            let free = self.slots.available_permits() + 1;
-            let picked = self.lanes().pick(free, Instant::now());
+            let picked = self.lanes().pick(Instant::now());
             for lane in picked.refill {
                 self.room(lane).notify_one();
             }

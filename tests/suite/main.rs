@@ -1,0 +1,11 @@
+//! Everything that needs a real nats-server. Each test starts its own.
+
+mod attempts;
+mod dead;
+mod drain;
+mod embedded;
+mod enqueue;
+mod fence;
+mod order;
+mod outcomes;
+mod support;
