@@ -60,6 +60,15 @@ impl ConnectOptions {
         })
     }
 
+    /// Other servers, with everything else as it is.
+    ///
+    /// # Errors
+    /// As [`ConnectOptions::new`].
+    pub fn servers(mut self, urls: impl AsRef<str>) -> Result<Self> {
+        self.servers = parse_servers(urls.as_ref())?;
+        Ok(self)
+    }
+
     /// A name that the server shows for this connection.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {

@@ -170,7 +170,8 @@ async fn next(
 fn is_absent(error: &ApiError) -> bool {
     // Deleting what is gone is a failed delete with a text of its own, or a sequence not found.
     matches!(error.err_code, code::MESSAGE_NOT_FOUND | code::SEQUENCE_NOT_FOUND)
-        || (error.err_code == code::MESSAGE_DELETE_FAILED && error.description == "no message found")
+        || (error.err_code == code::MESSAGE_DELETE_FAILED
+            && error.description == "no message found")
 }
 
 fn refusal(stream: &str, answer: &async_nats::Message) -> Error {

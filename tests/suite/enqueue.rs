@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use tidemill::{JobContext, JobError, NewJob, Priority, Queue, QueueConfig, RecordFilter, Since, Status};
+use tidemill::{
+    JobContext, JobError, NewJob, Priority, Queue, QueueConfig, RecordFilter, Since, Status,
+};
 
 use crate::support::{Mill, Numbered, Seen, completion, eventually, numbered, stream_messages};
 
@@ -128,8 +130,7 @@ async fn many_jobs_go_in_and_a_bad_one_among_them_is_named() {
     let stored = mill.client.enqueue_many(jobs).await;
     assert_eq!(stored.iter().filter(|job| job.is_ok()).count(), 2000);
     assert!(stored[2000].as_ref().expect_err("bad").is_invalid());
-    let sequences: Vec<u64> =
-        stored.iter().flatten().map(tidemill::JobHandle::sequence).collect();
+    let sequences: Vec<u64> = stored.iter().flatten().map(tidemill::JobHandle::sequence).collect();
     assert!(sequences.is_sorted(), "enqueued in order");
 }
 
@@ -162,9 +163,8 @@ async fn completions_are_followed_from_now_and_replayed_from_the_start() {
         (stream_messages(&nats, "TIDEMILL_RESULTS_default").await == 300).then_some(())
     })
     .await;
-    let follow = |since| {
-        mill.client.completions(RecordFilter::queue(Queue::default()).since(since))
-    };
+    let follow =
+        |since| mill.client.completions(RecordFilter::queue(Queue::default()).since(since));
     let replay = follow(Since::Start).await.expect("follows");
     let mut numbers: Vec<u64> = replay
         .take(300)

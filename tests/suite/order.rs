@@ -8,9 +8,8 @@ use crate::support::{Mill, Numbered, Seen, completion, numbered};
 
 /// Enqueues `each` jobs per priority.
 async fn backlog(mill: &Mill, each: u64) {
-    let jobs = (0..each).flat_map(|n| {
-        Priority::ALL.map(|priority| NewJob::new(&numbered(n)).priority(priority))
-    });
+    let jobs = (0..each)
+        .flat_map(|n| Priority::ALL.map(|priority| NewJob::new(&numbered(n)).priority(priority)));
     for stored in mill.client.enqueue_many(jobs).await {
         stored.expect("stored");
     }

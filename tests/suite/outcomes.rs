@@ -88,7 +88,10 @@ async fn when_the_attempts_are_used_up_the_job_is_buried_with_everything() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].payload, r#"{"n":8}"#);
     assert_eq!(letters[0].headers.get("X-Tenant"), Some("7"));
-    assert_eq!((letters[0].info.attempts, letters[0].info.reason.as_str()), (3, "attempts_exhausted"));
+    assert_eq!(
+        (letters[0].info.attempts, letters[0].info.reason.as_str()),
+        (3, "attempts_exhausted")
+    );
     let attempts = mill.client.attempts_of(&letters[0]).await.expect("reads");
     let failed: Vec<u32> = attempts
         .iter()

@@ -1,1 +1,64 @@
-fn main() {}
+//! The `tidemill` command line: jobs on NATS without a line of Rust.
+
+mod cli;
+mod connect;
+mod dead;
+mod demo;
+mod dev;
+mod enqueue;
+mod exec;
+mod exit;
+mod http;
+mod output;
+mod results;
+mod setup;
+mod signals;
+mod work;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use crate::cli::{Cli, Command};
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A reader that has gone, as in `--help | head`, is no mistake.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Ok.into(),
+                _ => Exit::Usage.into(),
+            };
+        }
+    };
+    output::log_to_stderr(cli.global.verbose, cli.global.quiet);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return exit::report(&error.into(), cli.global.json).into(),
+    };
+    let json = cli.global.json;
+    let ended = runtime.block_on(run(cli));
+    // Blocking work that was given up must not hold the program.
+    runtime.shutdown_background();
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(error) => exit::report(&error, json).into(),
+    }
+}
+
+async fn run(cli: Cli) -> anyhow::Result<Exit> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Demo(args) => demo::run(&global, args).await,
+        Command::Dev(args) => dev::run(&global, args).await,
+        Command::Setup(args) => setup::run(&global, args).await,
+        Command::Enqueue(args) => enqueue::run(&global, args).await,
+        Command::Work(args) => work::run(&global, args).await,
+        Command::Results(args) => results::run(&global, args).await,
+        Command::Dead(args) => dead::run(&global, args).await,
+    }
+}

@@ -1,0 +1,97 @@
+//! The arguments: what all commands share, and the list of commands.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use tidemill::{Client, Namespace};
+
+use crate::connect::ConnectArgs;
+use crate::{dead, demo, dev, enqueue, results, setup, work};
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 ok, 1 error, 2 wrong usage, 3 not found, 4 no permission, 5 the awaited job did not
+end well, 6 broker unreachable or unfit, 124 waited too long, 130 interrupted.
+
+Any NATS client can enqueue:  nats pub tidemill.jobs.default.high.send_email '{\"to\":\"a@b\"}'";
+
+/// Background jobs on the NATS JetStream you already run.
+#[derive(Debug, Parser)]
+#[command(name = "tidemill", version, about, after_help = AFTER_HELP, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What all commands share.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Print JSON: one document, or one per line where output streams
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Log more; twice for everything. RUST_LOG goes before it
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Log errors only, and show no progress
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+    /// What all subjects and streams begin with
+    #[arg(long, global = true, env = "TIDEMILL_NAMESPACE", default_value = "tidemill")]
+    pub(crate) namespace: Namespace,
+    #[command(flatten)]
+    pub(crate) connect: ConnectArgs,
+}
+
+impl Global {
+    /// A client by the connection flags.
+    pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let client = Client::connect(self.connect.options()?).await?;
+        Ok(client.with_namespace(self.namespace.clone()))
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// See it run: a private broker, thousands of jobs, live progress, a summary
+    Demo(demo::DemoArgs),
+    /// A private broker and a worker to develop against
+    Dev(dev::DevArgs),
+    /// Make queues' streams and consumers, or say how they differ
+    Setup(setup::SetupArgs),
+    /// Put jobs into a queue
+    Enqueue(enqueue::EnqueueArgs),
+    /// Work queues with commands or web hooks as handlers
+    Work(work::WorkArgs),
+    /// Look at completions
+    Results(results::ResultsArgs),
+    /// Look at dead letters, retry or discard them
+    Dead(dead::DeadArgs),
+}
+
+/// Reads a duration such as `1h30m`, `500ms`, or a number of seconds.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
+    }
+    humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_as_people_write_them() {
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
+        assert!(duration("-1").is_err() && duration("soon").is_err());
+    }
+}

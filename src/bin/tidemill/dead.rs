@@ -1,0 +1,286 @@
+//! `tidemill dead`: dead letters, listed, shown, retried, discarded.
+
+use std::io::IsTerminal;
+use std::pin::pin;
+
+use clap::{Args, Subcommand};
+use futures_util::{StreamExt, TryStreamExt};
+use serde_json::{Value, json};
+use tidemill::{AttemptRecord, Client, DeadFilter, DeadLetter, JobId, Kind, Queue};
+
+use crate::cli::Global;
+use crate::exit::{Exit, UsageError};
+use crate::output;
+
+/// Look at dead letters: jobs that will not be tried again.
+#[derive(Debug, Args)]
+pub(crate) struct DeadArgs {
+    #[command(subcommand)]
+    command: DeadCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadCommand {
+    /// List dead letters, the oldest first
+    Ls(LsArgs),
+    /// Show one: payload, headers, all attempts with errors
+    Show(ShowArgs),
+    /// Put jobs back into their lanes, with all attempts, their history kept
+    Retry(ManyArgs),
+    /// Delete dead letters for good
+    Discard(ManyArgs),
+}
+
+#[derive(Debug, Args)]
+struct FilterArgs {
+    /// The queue
+    #[arg(long, default_value = "default")]
+    queue: Queue,
+    /// Only this kind
+    #[arg(long)]
+    kind: Option<Kind>,
+    /// Only those buried for this reason, such as attempts_exhausted
+    #[arg(long)]
+    reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct LsArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Show at most that many
+    #[arg(short = 'n', long, default_value_t = 50)]
+    limit: usize,
+}
+
+#[derive(Debug, Args)]
+struct ShowArgs {
+    /// The job's id
+    id: JobId,
+    /// The queue
+    #[arg(long, default_value = "default")]
+    queue: Queue,
+}
+
+#[derive(Debug, Args)]
+struct ManyArgs {
+    /// Jobs' ids; without any, --all is needed
+    ids: Vec<JobId>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// All that the filters leave
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl FilterArgs {
+    fn filter(&self) -> DeadFilter {
+        let mut filter = DeadFilter::queue(self.queue.clone());
+        filter.kind.clone_from(&self.kind);
+        filter.reason.clone_from(&self.reason);
+        filter
+    }
+}
+
+pub(crate) async fn run(global: &Global, args: DeadArgs) -> anyhow::Result<Exit> {
+    let client = global.client().await?;
+    match args.command {
+        DeadCommand::Ls(args) => list(global, &client, &args).await,
+        DeadCommand::Show(args) => show(global, &client, &args).await,
+        DeadCommand::Retry(args) => many(global, &client, &args, Verb::Retry).await,
+        DeadCommand::Discard(args) => many(global, &client, &args, Verb::Discard).await,
+    }
+}
+
+async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result<Exit> {
+    let letters = client.dead_letters(args.filter.filter()).take(args.limit.saturating_add(1));
+    let mut letters: Vec<DeadLetter> = letters.try_collect().await?;
+    let is_cut = letters.len() > args.limit;
+    letters.truncate(args.limit);
+    if global.json {
+        for letter in &letters {
+            output::json(&summary(letter))?;
+        }
+        return Ok(Exit::Ok);
+    }
+    if letters.is_empty() {
+        output::to_stderr("no dead letters");
+        return Ok(Exit::Ok);
+    }
+    let mut table =
+        output::table(&["id", "kind", "priority", "buried", "attempts", "reason", "error"]);
+    for letter in &letters {
+        let error = letter.info.errors.last().map(|error| error.message.as_str());
+        table.add_row([
+            letter.id.to_string(),
+            letter.kind.to_string(),
+            letter.info.priority.to_string(),
+            letter.info.at.with_timezone(&chrono::Utc).format("%Y-%m-%d %H:%M:%SZ").to_string(),
+            letter.info.attempts.to_string(),
+            letter.info.reason.clone(),
+            error.and_then(|error| error.lines().next()).unwrap_or_default().to_owned(),
+        ]);
+    }
+    output::line(&table.to_string())?;
+    if is_cut {
+        output::to_stderr(&format!("only the first {} are shown; more with --limit", args.limit));
+    }
+    Ok(Exit::Ok)
+}
+
+fn summary(letter: &DeadLetter) -> Value {
+    json!({
+        "id": letter.id, "run": letter.run, "seq": letter.sequence, "queue": letter.queue,
+        "kind": letter.kind, "info": letter.info,
+    })
+}
+
+async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Result<Exit> {
+    let letter = client.dead_letter(&args.queue, &args.id).await?;
+    let attempts = client.attempts_of(&letter).await?;
+    if global.json {
+        let headers: Vec<(&str, &str)> = letter.headers.iter().collect();
+        let mut shown = summary(&letter);
+        shown["headers"] = json!(headers);
+        shown["payload"] = payload(&letter);
+        shown["attempts"] = json!(attempts);
+        output::json(&shown)?;
+        return Ok(Exit::Ok);
+    }
+    let line = |name: &str, value: &str| {
+        output::line(&format!("{}  {value}", output::bold(&format!("{name:>9}"))))
+    };
+    line("id", letter.id.as_str())?;
+    line("run", letter.run.as_str())?;
+    line("kind", letter.kind.as_str())?;
+    line("queue", &format!("{} ({})", letter.queue, letter.info.priority))?;
+    line("enqueued", &letter.info.enqueued_at.to_rfc3339())?;
+    line("buried", &letter.info.at.to_rfc3339())?;
+    line("reason", &letter.info.reason)?;
+    for (name, value) in letter.headers.iter() {
+        line("header", &format!("{name}: {value}"))?;
+    }
+    for attempt in &attempts {
+        line("attempt", &describe(attempt))?;
+    }
+    if attempts.is_empty() {
+        for error in &letter.info.errors {
+            line("error", &error.message)?;
+        }
+    }
+    output::line(&output::bold("  payload"))?;
+    match payload(&letter) {
+        Value::String(text) => output::line(&text)?,
+        document => output::pretty(&document)?,
+    }
+    Ok(Exit::Ok)
+}
+
+fn describe(attempt: &AttemptRecord) -> String {
+    let error = attempt.error.as_ref().map_or(String::new(), |error| {
+        let backtrace = error.backtrace.as_deref().unwrap_or_default();
+        let backtrace: String =
+            backtrace.lines().map(|line| format!("\n           {line}")).collect();
+        format!(": {}{}", error.message, output::dim(&backtrace))
+    });
+    let at = attempt.at.to_rfc3339();
+    format!("{} {} at {at} by {}{error}", attempt.attempt, attempt.event.as_str(), attempt.worker)
+}
+
+/// The payload as JSON, or as text where it is none.
+fn payload(letter: &DeadLetter) -> Value {
+    serde_json::from_slice(&letter.payload)
+        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&letter.payload).into_owned()))
+}
+
+#[derive(Clone, Copy)]
+enum Verb {
+    Retry,
+    Discard,
+}
+
+impl Verb {
+    const fn infinitive(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::Discard => "discard",
+        }
+    }
+
+    const fn past(self) -> &'static str {
+        match self {
+            Self::Retry => "retried",
+            Self::Discard => "discarded",
+        }
+    }
+}
+
+async fn many(
+    global: &Global,
+    client: &Client,
+    args: &ManyArgs,
+    verb: Verb,
+) -> anyhow::Result<Exit> {
+    if args.ids.is_empty() && !args.all {
+        let message = format!("name the jobs to {}, or say --all", verb.infinitive());
+        return Err(UsageError(message).into());
+    }
+    if !args.ids.is_empty() {
+        for id in &args.ids {
+            let letter = client.dead_letter(&args.filter.queue, id).await?;
+            one(global, client, &letter, verb, args.dry_run).await?;
+        }
+        return Ok(Exit::Ok);
+    }
+    let count = client.dead_letters(args.filter.filter()).count().await;
+    if !args.dry_run && !args.yes && !confirmed(verb, count)? {
+        output::to_stderr("nothing was done");
+        return Ok(Exit::Interrupted);
+    }
+    let mut letters = pin!(client.dead_letters(args.filter.filter()).take(count));
+    while let Some(letter) = letters.try_next().await? {
+        one(global, client, &letter, verb, args.dry_run).await?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn one(
+    global: &Global,
+    client: &Client,
+    letter: &DeadLetter,
+    verb: Verb,
+    dry_run: bool,
+) -> anyhow::Result<()> {
+    let mut run = None;
+    match verb {
+        _ if dry_run => {}
+        Verb::Retry => run = Some(client.retry_dead(letter).await?.run().clone()),
+        Verb::Discard => drop(client.discard_dead(letter).await?),
+    }
+    if global.json {
+        return output::json(&json!({
+            "id": letter.id, "done": verb.past(), "dry_run": dry_run, "run": run,
+        }));
+    }
+    let would = if dry_run { "would be " } else { "" };
+    Ok(output::line(&format!("{would}{} {} {}", verb.past(), letter.id, letter.kind))?)
+}
+
+/// Asks a person. Without a terminal there is nobody to ask, and that is an error.
+fn confirmed(verb: Verb, count: usize) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        let message =
+            format!("to {} {count} dead letters without being asked, say --yes", verb.infinitive());
+        return Err(UsageError(message).into());
+    }
+    eprint!("{} {count} dead letters? [y/N] ", verb.infinitive());
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

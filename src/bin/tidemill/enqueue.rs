@@ -1,0 +1,249 @@
+//! `tidemill enqueue`: one job, the same job many times, or a job for each line.
+
+use std::io::{BufRead, Read};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tidemill::{Client, Completion, JobHandle, NewJob, Priority, Status};
+
+use crate::cli::{Global, duration};
+use crate::exit::{Exit, UsageError};
+use crate::{output, results};
+
+/// Jobs that are put in at once.
+const CHUNK: usize = 1000;
+
+const AFTER_HELP: &str = "\
+Examples:
+  tidemill enqueue default send_email '{\"to\":\"a@example.com\"}' --priority high --wait
+  tidemill enqueue images resize @job.json --count 100
+  generate | tidemill enqueue default import - --lines";
+
+/// Put jobs into a queue.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct EnqueueArgs {
+    /// The queue; made if it is missing
+    queue: String,
+    /// The kind of job
+    kind: String,
+    /// The payload: JSON, @FILE, or - for standard input
+    #[arg(default_value = "{}")]
+    payload: String,
+    /// critical, high, normal or low
+    #[arg(short, long, default_value_t = Priority::Normal)]
+    priority: Priority,
+    /// An id of your own
+    #[arg(long, conflicts_with_all = ["count", "lines"])]
+    id: Option<String>,
+    /// Retries after the first attempt, in place of the worker's policy
+    #[arg(long)]
+    max_retries: Option<u32>,
+    /// How long one attempt may take, in place of the worker's limit
+    #[arg(long, value_parser = duration)]
+    timeout: Option<Duration>,
+    /// A header of your own; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]
+    headers: Vec<String>,
+    /// A tag; may be given several times
+    #[arg(long = "tag")]
+    tags: Vec<String>,
+    /// Enqueue the same payload that many times
+    #[arg(long, default_value_t = 1)]
+    count: u64,
+    /// Take each line of the input as the payload of a job of its own (NDJSON)
+    #[arg(long, conflicts_with = "count")]
+    lines: bool,
+    /// Wait until the job has ended, at most that long if a time is given
+    #[arg(long, value_name = "TIME", num_args = 0..=1, value_parser = duration, conflicts_with_all = ["count", "lines"])]
+    #[expect(clippy::option_option, reason = "absent, without a time, with one")]
+    wait: Option<Option<Duration>>,
+}
+
+pub(crate) async fn run(global: &Global, args: EnqueueArgs) -> anyhow::Result<Exit> {
+    let client = global.client().await?;
+    if args.lines {
+        return lines(global, &client, &args).await;
+    }
+    let payload = read_payload(&args.payload)?;
+    check_json(&args, &payload, "the payload")?;
+    if args.count != 1 {
+        let jobs = (0..args.count).map(|_| args.job(payload.clone()));
+        return bulk(global, &client, jobs, Some(args.count)).await;
+    }
+    let handle = client.enqueue(args.job(payload)?).await?;
+    match args.wait {
+        None => {
+            tell(global, &handle)?;
+            Ok(Exit::Ok)
+        }
+        Some(patience) => wait(global, &handle, patience).await,
+    }
+}
+
+impl EnqueueArgs {
+    fn job(&self, payload: Vec<u8>) -> anyhow::Result<NewJob> {
+        let mut job = NewJob::raw(&self.kind, payload).queue(&self.queue).priority(self.priority);
+        if let Some(id) = &self.id {
+            job = job.id(id);
+        }
+        if let Some(retries) = self.max_retries {
+            job = job.max_retries(retries);
+        }
+        if let Some(timeout) = self.timeout {
+            job = job.timeout(timeout);
+        }
+        for tag in &self.tags {
+            job = job.tag(tag);
+        }
+        for header in &self.headers {
+            let (name, value) = header.split_once(':').ok_or_else(|| {
+                UsageError(format!("header {header:?} has no colon: use NAME:VALUE"))
+            })?;
+            job = job.header(name.trim(), value.trim());
+        }
+        Ok(job)
+    }
+
+    fn is_json(&self) -> bool {
+        !self.headers.iter().any(|header| header.to_ascii_lowercase().starts_with("content-type:"))
+    }
+}
+
+fn read_payload(source: &str) -> anyhow::Result<Vec<u8>> {
+    if source == "-" {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
+        return Ok(bytes);
+    }
+    match source.strip_prefix('@') {
+        Some(path) => std::fs::read(path).with_context(|| format!("cannot read {path}")),
+        None => Ok(source.as_bytes().to_vec()),
+    }
+}
+
+fn check_json(args: &EnqueueArgs, payload: &[u8], what: &str) -> Result<(), UsageError> {
+    if !args.is_json() {
+        return Ok(());
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(payload).map(drop).map_err(|error| {
+        UsageError(format!(
+            "{what} is not JSON: {error} (for another format say so: -H Content-Type:...)"
+        ))
+    })
+}
+
+async fn lines(global: &Global, client: &Client, args: &EnqueueArgs) -> anyhow::Result<Exit> {
+    let reader: Box<dyn BufRead> = match args.payload.strip_prefix('@') {
+        Some(path) => {
+            let file = std::fs::File::open(path).with_context(|| format!("cannot read {path}"))?;
+            Box::new(std::io::BufReader::new(file))
+        }
+        None if args.payload == "-" => Box::new(std::io::stdin().lock()),
+        None => {
+            return Err(
+                UsageError("--lines reads a file (@FILE) or - for standard input".into()).into()
+            );
+        }
+    };
+    let jobs = reader
+        .split(b'\n')
+        .enumerate()
+        .filter(|(_, line)| line.as_ref().map_or(true, |line| !line.trim_ascii().is_empty()))
+        .map(|(index, line)| {
+            let line = line.context("cannot read the input")?;
+            check_json(args, &line, &format!("line {}", index + 1))?;
+            args.job(line)
+        });
+    bulk(global, client, jobs, None).await
+}
+
+/// Puts many jobs in, a chunk at a time, and says how many.
+async fn bulk(
+    global: &Global,
+    client: &Client,
+    mut jobs: impl Iterator<Item = anyhow::Result<NewJob>>,
+    total: Option<u64>,
+) -> anyhow::Result<Exit> {
+    let bar = progress(global, total);
+    let started = std::time::Instant::now();
+    let mut stored = 0u64;
+    let mut first_error = None;
+    while first_error.is_none() {
+        let mut chunk = Vec::with_capacity(CHUNK);
+        while chunk.len() < CHUNK {
+            match jobs.next() {
+                Some(Ok(job)) => chunk.push(job),
+                Some(Err(error)) => {
+                    first_error = Some(error);
+                    break;
+                }
+                None => break,
+            }
+        }
+        if chunk.is_empty() {
+            break;
+        }
+        for outcome in client.enqueue_many(chunk).await {
+            match outcome {
+                Ok(_) => stored += 1,
+                Err(error) => drop(first_error.get_or_insert(error.into())),
+            }
+        }
+        bar.set_position(stored);
+    }
+    bar.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
+    if global.json {
+        output::json(&json!({ "enqueued": stored, "seconds": seconds }))?;
+    } else {
+        output::line(&format!("enqueued {stored} jobs in {seconds:.2} s"))?;
+    }
+    match first_error {
+        None => Ok(Exit::Ok),
+        Some(error) => Err(error.context(format!("stopped after {stored} jobs were enqueued"))),
+    }
+}
+
+fn progress(global: &Global, total: Option<u64>) -> ProgressBar {
+    if global.quiet || !output::is_watched() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match total {
+        Some(total) => {
+            (ProgressBar::new(total), "{bar:30} {pos}/{len} jobs, {per_sec}, {eta} left")
+        }
+        None => (ProgressBar::new_spinner(), "{spinner} {pos} jobs, {per_sec}"),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn tell(global: &Global, handle: &JobHandle) -> anyhow::Result<()> {
+    if global.json {
+        output::json(&json!({
+            "id": handle.id(), "run": handle.run(), "queue": handle.queue(),
+            "kind": handle.kind(), "seq": handle.sequence(),
+        }))
+    } else {
+        Ok(output::line(handle.id().as_str())?)
+    }
+}
+
+async fn wait(
+    global: &Global,
+    handle: &JobHandle,
+    patience: Option<Duration>,
+) -> anyhow::Result<Exit> {
+    let completion: Completion = match patience {
+        None => handle.completion().await?,
+        Some(patience) => handle.completion_within(patience).await?,
+    };
+    results::tell(global, &completion)?;
+    Ok(if completion.status == Status::Done { Exit::Ok } else { Exit::JobFailed })
+}

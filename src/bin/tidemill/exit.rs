@@ -1,0 +1,90 @@
+//! Exit codes, and how an error is told.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::output;
+
+/// How the program ends; see `tidemill --help`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Exit {
+    Ok = 0,
+    Error = 1,
+    Usage = 2,
+    NotFound = 3,
+    Permission = 4,
+    JobFailed = 5,
+    Unreachable = 6,
+    WaitedTooLong = 124,
+    Interrupted = 130,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// A mistake in what was typed, found after parsing.
+#[derive(Debug)]
+pub(crate) struct UsageError(pub(crate) String);
+
+impl std::fmt::Display for UsageError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for UsageError {}
+
+/// Tells an error on standard error and gives its exit code.
+pub(crate) fn report(error: &anyhow::Error, as_json: bool) -> Exit {
+    if output::is_closed_pipe(error) {
+        return Exit::Ok;
+    }
+    let (exit, code) = classify(error);
+    if as_json {
+        let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
+        let told = json!({ "error": {
+            "code": code, "message": error.to_string(), "causes": causes,
+        }});
+        output::to_stderr(&told.to_string());
+    } else {
+        output::error(&format!("{error:#}"));
+    }
+    exit
+}
+
+fn classify(error: &anyhow::Error) -> (Exit, &'static str) {
+    if error.downcast_ref::<UsageError>().is_some() {
+        return (Exit::Usage, "usage");
+    }
+    let Some(error) = error.downcast_ref::<tidemill::Error>() else {
+        return (Exit::Error, "error");
+    };
+    if error.is_invalid() {
+        (Exit::Usage, "invalid")
+    } else if error.is_not_found() {
+        (Exit::NotFound, "not_found")
+    } else if error.is_permission() {
+        (Exit::Permission, "permission")
+    } else if error.is_unavailable() {
+        (Exit::Unreachable, "unavailable")
+    } else if error.is_unsupported() {
+        (Exit::Unreachable, "unsupported")
+    } else if error.is_timeout() {
+        (Exit::WaitedTooLong, "timeout")
+    } else if error.is_full() {
+        (Exit::Error, "full")
+    } else if error.is_too_large() {
+        (Exit::Error, "too_large")
+    } else if error.is_duplicate() {
+        (Exit::Error, "duplicate")
+    } else if error.is_unknown() {
+        (Exit::Error, "unknown_outcome")
+    } else {
+        (Exit::Error, "error")
+    }
+}

@@ -1,0 +1,91 @@
+//! Data goes to standard output, everything else to standard error.
+
+use std::io::{self, IsTerminal, Write};
+
+use anstyle::{AnsiColor, Style};
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+/// Prints a line of data.
+///
+/// # Errors
+/// Where the reader has gone; the program then ends quietly.
+pub(crate) fn line(text: &str) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()
+}
+
+/// Prints a document as one line of JSON.
+pub(crate) fn json(document: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(&serde_json::to_string(document)?)?)
+}
+
+/// Prints a document as JSON for people.
+pub(crate) fn pretty(document: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(&serde_json::to_string_pretty(document)?)?)
+}
+
+/// Tells a person something that is no data.
+pub(crate) fn to_stderr(text: &str) {
+    // With standard error gone there is nobody left to tell.
+    let _ = writeln!(anstream::stderr().lock(), "{text}");
+}
+
+pub(crate) fn error(text: &str) {
+    let style = Style::new().bold().fg_color(Some(AnsiColor::Red.into()));
+    to_stderr(&format!("{style}error{style:#}: {text}"));
+}
+
+/// Whether somebody looks at standard error, who likes progress.
+pub(crate) fn is_watched() -> bool {
+    io::stderr().is_terminal()
+}
+
+pub(crate) fn bold(text: &str) -> String {
+    let style = Style::new().bold();
+    format!("{style}{text}{style:#}")
+}
+
+pub(crate) fn dim(text: &str) -> String {
+    let style = Style::new().dimmed();
+    format!("{style}{text}{style:#}")
+}
+
+/// A table in the manner of the nats command line.
+pub(crate) fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::UTF8_FULL_CONDENSED.with_rounded_corners())
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_header(header.iter().copied());
+    table
+}
+
+/// Whether an error only says that nobody reads our output any more, as behind `| head`.
+pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Logs to standard error.
+pub(crate) fn log_to_stderr(verbose: u8, quiet: bool) {
+    let level = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn,tidemill=warn",
+        (false, 1) => "warn,tidemill=info",
+        (false, _) => "info,tidemill=debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(
+            is_watched() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        )
+        .with_target(false)
+        .init();
+}

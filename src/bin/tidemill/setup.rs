@@ -1,0 +1,81 @@
+//! `tidemill setup`: make queues, or say how they differ.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tidemill::{Queue, QueueConfig, Storage};
+
+use crate::cli::{Global, duration};
+use crate::exit::Exit;
+use crate::output;
+
+/// Make queues' streams and consumers where they are missing, and tell where they differ from what
+/// is asked for here. What is there is never changed.
+#[derive(Debug, Args)]
+pub(crate) struct SetupArgs {
+    /// Queues to set up
+    #[arg(default_value = "default")]
+    queues: Vec<Queue>,
+    /// Copies of each stream in a cluster: 1, 3 or 5
+    #[arg(long, default_value_t = 1)]
+    replicas: u8,
+    /// Keep the queue in memory instead of on disk
+    #[arg(long)]
+    memory: bool,
+    /// How long a worker may be silent about a job before another gets it
+    #[arg(long, value_parser = duration, default_value = "30s")]
+    ack_wait: Duration,
+    /// Unfinished jobs that the queue holds; more are refused
+    #[arg(long)]
+    max_jobs: Option<u64>,
+    /// Bytes of unfinished jobs that the queue holds; more are refused
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<u64>,
+    /// How long completions are kept
+    #[arg(long, value_parser = duration, default_value = "7d")]
+    results_age: Duration,
+    /// Completions that are kept
+    #[arg(long)]
+    max_results: Option<u64>,
+    /// How long dead letters are kept
+    #[arg(long, value_parser = duration, default_value = "90d")]
+    dead_age: Duration,
+}
+
+impl SetupArgs {
+    fn config(&self) -> QueueConfig {
+        let mut config = QueueConfig::default();
+        config.replicas = self.replicas;
+        config.storage = if self.memory { Storage::Memory } else { Storage::File };
+        config.ack_wait = self.ack_wait;
+        config.results_age = self.results_age;
+        config.dead_age = self.dead_age;
+        config.max_jobs = self.max_jobs.unwrap_or(config.max_jobs);
+        config.max_jobs_bytes = self.max_bytes.unwrap_or(config.max_jobs_bytes);
+        config.max_results = self.max_results.unwrap_or(config.max_results);
+        config
+    }
+}
+
+pub(crate) async fn run(global: &Global, args: SetupArgs) -> anyhow::Result<Exit> {
+    let client = global.client().await?.with_queue_config(args.config());
+    for queue in &args.queues {
+        let report = client.ensure_queue(queue).await?;
+        let drift: Vec<String> = report.drift.iter().map(ToString::to_string).collect();
+        if global.json {
+            output::json(&json!({ "queue": queue, "created": report.created, "drift": drift }))?;
+            continue;
+        }
+        for made in &report.created {
+            output::line(&format!("made {made}"))?;
+        }
+        for drift in &drift {
+            output::line(&format!("differs, left as it is: {drift}"))?;
+        }
+        if report.created.is_empty() && drift.is_empty() {
+            output::line(&format!("queue {queue} is there, as asked for"))?;
+        }
+    }
+    Ok(Exit::Ok)
+}
