@@ -99,6 +99,13 @@ fn decode<T: DeserializeOwned>(verb: &str, body: &[u8]) -> Result<Result<T, ApiE
     }
 }
 
+/// Asks the API something of which only the success matters.
+#[cfg(feature = "embedded")]
+pub(crate) async fn ask(conn: &Connection, verb: &str, request: Option<&Value>) -> Result<()> {
+    let answer = call::<Value>(conn, verb, request).await?;
+    answer.map(drop).map_err(|error| error.into_error(verb))
+}
+
 /// What the API says of the account and, through it, of the server.
 #[derive(Debug, Deserialize)]
 pub(super) struct AccountInfo {

@@ -7,8 +7,6 @@ mod connection;
 mod context;
 mod credentials;
 mod options;
-#[cfg(feature = "embedded")]
-mod probe;
 mod provision;
 mod publish;
 mod pull;
@@ -16,11 +14,11 @@ mod read;
 mod registry;
 
 pub(crate) use ack::AckSubject;
+#[cfg(feature = "embedded")]
+pub(crate) use api::ask;
 pub(crate) use clock::Clock;
 pub(crate) use connection::{Connection, Messages};
 pub use options::ConnectOptions;
-#[cfg(feature = "embedded")]
-pub(crate) use probe::{probe, probe_replicas};
 pub use provision::Provisioned;
 pub(crate) use provision::{Born, consumer_born, ensure, queue_names};
 pub(crate) use publish::{Expect, Published};

@@ -1,93 +1,171 @@
-//! Several servers on loopback that form one JetStream cluster; for tests of what clusters do.
+//! Several private servers that form one JetStream cluster on loopback.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::Broker;
+use super::builder::BrokerBuilder;
+use super::config;
+use super::port;
+use super::ready::{Readiness, connect};
+use crate::broker::ask;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long the servers may take to agree on a leader.
-const LEADER_PATIENCE: Duration = Duration::from_secs(30);
+/// The most replicas a stream of a probe has.
+const REPLICAS: usize = 3;
 
-/// A cluster of servers, each with its own temporary folder.
+/// How often to ask whether the cluster is ready.
+const PACE: Duration = Duration::from_millis(50);
+
+/// How often a cluster is tried on other ports when somebody was faster to take some.
+const PORT_TRIES: u32 = 3;
+
+/// A running cluster of nats-servers of our own.
 #[derive(Debug)]
 pub struct Cluster {
     nodes: Vec<Broker>,
-    url: String,
+    has_jetstream: bool,
+    readiness: Readiness,
 }
 
 impl Cluster {
-    /// Starts `size` servers and waits until they have a leader.
+    /// Starts `size` servers in temporary folders, and waits until streams can be created that are
+    /// replicated over all (over three of them at most).
     ///
     /// # Errors
-    /// Where a server does not start, or they do not agree in time.
+    ///
+    /// Those of [`BrokerBuilder::start`], and that the cluster elects no leader in time.
     pub async fn start(size: usize) -> Result<Self> {
-        let routes = free_ports(size)?;
-        let list: Vec<String> =
-            routes.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let list = list.join(", ");
-        let starts = routes.iter().enumerate().map(|(index, port)| {
-            Broker::builder()
-                .server_name(format!("node-{index}"))
-                .config(format!(
-                    "cluster {{ name: tidemill, listen: \"127.0.0.1:{port}\", routes: [{list}] }}"
-                ))
-                .start()
-        });
-        let nodes = try_join_all(starts).await?;
-        let urls: Vec<&str> = nodes.iter().map(Broker::url).collect();
-        let cluster = Self { url: urls.join(","), nodes };
-        cluster.wait_for_leader().await?;
+        Self::start_with(size, Broker::builder()).await
+    }
+
+    /// Starts a cluster of such servers. A port is not preferred, and a data folder gets one folder
+    /// for each node in it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`start`](Self::start).
+    pub async fn start_with(size: usize, template: BrokerBuilder) -> Result<Self> {
+        let template = template.found().await?;
+        let mut tries = PORT_TRIES;
+        let nodes = loop {
+            tries -= 1;
+            let ports = port::pick_many(size)?;
+            match start_nodes(&template, &ports).await {
+                Err(_) if tries > 0 && !ports.iter().all(|port| port::is_free(*port)) => {}
+                started => break started?,
+            }
+        };
+        let cluster = Self {
+            nodes,
+            has_jetstream: template.has_jetstream(),
+            readiness: template.readiness(),
+        };
+        cluster.ready().await?;
         Ok(cluster)
     }
 
-    /// Where clients connect: all servers, with commas between.
-    pub fn url(&self) -> &str {
-        &self.url
+    /// Where clients connect: the URLs of all nodes, separated by commas.
+    pub fn url(&self) -> String {
+        self.nodes.iter().map(Broker::url).collect::<Vec<_>>().join(",")
     }
 
-    /// One of the servers.
-    ///
-    /// # Panics
-    /// Where there is no such server.
-    pub fn node(&self, index: usize) -> &Broker {
-        &self.nodes[index]
-    }
-
-    /// All servers.
+    /// The nodes, called `n1`, `n2` and so on.
     pub fn nodes(&self) -> &[Broker] {
         &self.nodes
     }
 
-    /// Until a stream with a copy on each server can be made.
-    async fn wait_for_leader(&self) -> Result<()> {
-        let deadline = Instant::now() + LEADER_PATIENCE;
-        loop {
-            let problem = match crate::broker::probe_replicas(&self.url, self.nodes.len()).await {
-                Ok(()) => return Ok(()),
-                Err(problem) => problem,
-            };
-            if Instant::now() >= deadline {
-                return Err(Error::new(ErrorKind::Local, "the servers did not form a cluster")
-                    .because(problem));
-            }
-            sleep(Duration::from_millis(50)).await;
+    /// One node, counted from 0.
+    ///
+    /// # Panics
+    ///
+    /// When there is none of this index.
+    pub fn node(&self, index: usize) -> &Broker {
+        &self.nodes[index]
+    }
+
+    /// Kills one node, as [`Broker::kill`] does.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Broker::kill`].
+    ///
+    /// # Panics
+    ///
+    /// When there is none of this index.
+    pub async fn kill(&self, index: usize) -> Result<()> {
+        self.node(index).kill().await
+    }
+
+    /// Starts one node again, and waits until it takes connections; for the whole cluster see
+    /// [`ready`](Self::ready).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Broker::restart`].
+    ///
+    /// # Panics
+    ///
+    /// When there is none of this index.
+    pub async fn restart(&self, index: usize) -> Result<()> {
+        self.node(index).restart().await
+    }
+
+    /// Waits until the cluster has a leader and all its nodes, by creating a replicated stream.
+    ///
+    /// # Errors
+    ///
+    /// When that takes longer than [`BrokerBuilder::ready_within`].
+    pub async fn ready(&self) -> Result<()> {
+        if !self.has_jetstream {
+            return Ok(());
         }
+        let deadline = Instant::now() + self.readiness.within;
+        while let Err(problem) = self.probe().await {
+            if Instant::now() > deadline {
+                let message = format!(
+                    "the cluster at {} was not ready in {} s; the log of its first node ends:\n{}",
+                    self.url(),
+                    self.readiness.within.as_secs(),
+                    self.nodes.first().map(|node| node.log_tail(15)).unwrap_or_default(),
+                );
+                return Err(Error::new(ErrorKind::Timeout, message).because(problem));
+            }
+            sleep(PACE).await;
+        }
+        Ok(())
+    }
+
+    /// Stops all nodes, as [`Broker::stop`] does.
+    ///
+    /// # Errors
+    ///
+    /// The first of [`Broker::stop`].
+    pub async fn stop(self) -> Result<()> {
+        join_all(self.nodes.into_iter().map(Broker::stop)).await.into_iter().collect()
+    }
+
+    async fn probe(&self) -> Result<()> {
+        let conn = connect(&self.url(), self.readiness.login.as_ref()).await?;
+        let stream = json!({
+            "name": "TIDEMILL_PROBE", "subjects": ["tidemill-probe"], "storage": "memory",
+            "retention": "limits", "discard": "old",
+            "num_replicas": self.nodes.len().min(REPLICAS),
+        });
+        ask(&conn, "STREAM.CREATE.TIDEMILL_PROBE", Some(&stream)).await?;
+        ask(&conn, "STREAM.DELETE.TIDEMILL_PROBE", None).await
     }
 }
 
-/// Ports that were free a moment ago. They are let go only after all were found.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<TcpListener> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<std::io::Result<_>>()
-        .map_err(|error| Error::new(ErrorKind::Local, "there is no free port").because(error))?;
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().map(|address| address.port()))
-        .collect::<std::io::Result<_>>()
-        .map_err(|error| Error::new(ErrorKind::Local, "a port cannot be told").because(error))
+/// All at once: a server needs the others to be ready.
+async fn start_nodes(template: &BrokerBuilder, ports: &[u16]) -> Result<Vec<Broker>> {
+    let nodes = ports.iter().enumerate().map(|(index, port)| {
+        let name = format!("n{}", index + 1);
+        let routes = config::Cluster { port: *port, routes: ports.to_vec() };
+        template.clone().node(&name, routes).start()
+    });
+    try_join_all(nodes).await
 }

@@ -1,109 +1,179 @@
-//! The configuration that a private server runs with, and the file that tells its ports.
+//! The server's configuration, as text.
+//!
+//! It listens on loopback only, and every bound is written out: left alone, the server would take
+//! most of the disk and a third of the memory.
 
 use std::fmt::Write as _;
 use std::path::Path;
 
-use serde::Deserialize;
+use super::folder::Folder;
+use crate::error::{Error, Result};
 
-/// The most that a private server may store on disk, in bytes, where the disk is large.
-const MAX_FILE_STORE: u64 = 64 * 1024 * 1024 * 1024;
+const MAX_FILE_STORE: u64 = 64 << 30;
+const MAX_MEMORY_STORE: u64 = 256 << 20;
+const LOG_BYTES: u64 = 16 << 20;
+const LOG_FILES: u32 = 3;
 
-/// What a private server may hold in memory streams.
-const MAX_MEMORY_STORE: u64 = 1024 * 1024 * 1024;
-
-/// What shapes a server's configuration.
+/// What differs between one private server and another.
 #[derive(Clone, Debug)]
-pub(super) struct Settings {
+pub(super) struct Config {
+    /// The server's name, of which a cluster knows each once.
     pub(super) name: String,
-    /// -1 for any free port.
-    pub(super) port: i32,
-    pub(super) jetstream: bool,
-    /// Bytes free on the disk of the data folder.
-    pub(super) free_disk: u64,
-    /// More of the server's own configuration language.
-    pub(super) more: String,
+    pub(super) port: u16,
+    pub(super) storage: Storage,
+    /// In bytes. A running server does not take a lower one.
+    pub(super) max_file_store: u64,
+    pub(super) cluster: Option<Cluster>,
+    /// Appended as it is.
+    pub(super) extra: String,
 }
 
-/// The text of the configuration file for a data folder.
-pub(super) fn render(settings: &Settings, folder: &Path) -> String {
-    let Settings { name, port, jetstream, free_disk, more } = settings;
-    let folder = folder.display();
-    let mut text = String::new();
-    // Writing to a string does not fail.
-    let _ = write!(
-        text,
-        "server_name: {name:?}\n\
-         listen: \"127.0.0.1:{port}\"\n\
-         http: \"127.0.0.1:-1\"\n\
-         ports_file_dir: \"{folder}\"\n\
-         pid_file: \"{folder}/nats-server.pid\"\n\
-         log_file: \"{folder}/nats-server.log\"\n\
-         ping_interval: \"10s\"\n"
-    );
-    if *jetstream {
-        let max_file_store = MAX_FILE_STORE.min(free_disk / 2);
-        let _ = write!(
-            text,
-            "jetstream {{\n  store_dir: \"{folder}\"\n  max_file_store: {max_file_store}\n  \
-             max_memory_store: {MAX_MEMORY_STORE}\n}}\n"
+/// Whether the server has JetStream.
+#[derive(Clone, Debug)]
+pub(super) enum Storage {
+    /// It has, with these settings besides folder and bounds.
+    JetStream {
+        extra: String,
+    },
+    Off,
+}
+
+/// How a server finds the others of its cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Cluster {
+    pub(super) port: u16,
+    /// The cluster ports of all its servers.
+    pub(super) routes: Vec<u16>,
+}
+
+impl Config {
+    /// The whole text, for a server in `folder`.
+    pub(super) fn text(&self, folder: &Folder) -> Result<String> {
+        let mut text = format!(
+            "server_name: {name}\n\
+             listen: \"127.0.0.1:{port}\"\n\
+             http: \"127.0.0.1:-1\"\n\
+             ports_file_dir: {folder_path}\n\
+             pid_file: {pid_file}\n\
+             log_file: {log_file}\n\
+             logfile_size_limit: {LOG_BYTES}\n\
+             logfile_max_num: {LOG_FILES}\n\
+             ping_interval: \"10s\"\n",
+            name = quoted(&self.name),
+            port = self.port,
+            folder_path = quoted_path(folder.path())?,
+            pid_file = quoted_path(&folder.pid_file())?,
+            log_file = quoted_path(&folder.log_file())?,
         );
+        self.render_storage(&mut text, folder)?;
+        self.render_cluster(&mut text);
+        text.push_str(&self.extra);
+        text.push('\n');
+        Ok(text)
     }
-    text.push_str(more);
-    text.push('\n');
-    text
+
+    fn render_storage(&self, text: &mut String, folder: &Folder) -> Result<()> {
+        if let Storage::JetStream { extra } = &self.storage {
+            let max_file = self.max_file_store;
+            let store = quoted_path(folder.path())?;
+            let _ = write!(
+                text,
+                "jetstream {{\n  \
+                   store_dir: {store}\n  \
+                   max_file_store: {max_file}\n  \
+                   max_memory_store: {MAX_MEMORY_STORE}\n  \
+                   {extra}\n\
+                 }}\n"
+            );
+        }
+        Ok(())
+    }
+
+    fn render_cluster(&self, text: &mut String) {
+        if let Some(cluster) = &self.cluster {
+            let routes: Vec<_> =
+                cluster.routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+            let _ = write!(
+                text,
+                "cluster {{\n  \
+                   name: tidemill\n  \
+                   listen: \"127.0.0.1:{port}\"\n  \
+                   routes: [{routes}]\n\
+                 }}\n",
+                port = cluster.port,
+                routes = routes.join(", "),
+            );
+        }
+    }
 }
 
-/// Where a running server can be reached.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ports {
-    pub(super) client: String,
-    pub(super) monitor: Option<String>,
+/// Half of what the folder could hold, so that a runaway queue does not fill the disk.
+pub(super) fn max_file_store(capacity: u64) -> u64 {
+    (capacity / 2).min(MAX_FILE_STORE)
 }
 
-/// Reads the file that the server writes; `None` while it is half written.
-pub(super) fn read_ports(text: &str) -> Option<Ports> {
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        nats: Vec<String>,
-        #[serde(default)]
-        tls: Vec<String>,
-        #[serde(default)]
-        monitoring: Vec<String>,
-    }
-    let file: File = serde_json::from_str(text).ok()?;
-    let client = file.nats.into_iter().chain(file.tls).next()?;
-    Some(Ports { client, monitor: file.monitoring.into_iter().next() })
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn quoted_path(path: &Path) -> Result<String> {
+    path.to_str().map(quoted).ok_or_else(|| {
+        Error::invalid(format!("nats-server needs a folder named in UTF-8, not {}", path.display()))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_server_listens_on_loopback_only_and_is_bounded() {
-        let settings = Settings {
-            name: "n".into(),
-            port: -1,
-            jetstream: true,
-            free_disk: 1000,
-            more: "max_payload: 1MB".into(),
-        };
-        let text = render(&settings, Path::new("/data"));
-        assert!(text.contains("listen: \"127.0.0.1:-1\""));
-        assert!(text.contains("max_file_store: 500\n"));
-        assert!(text.ends_with("max_payload: 1MB\n"));
-        let off = render(&Settings { jetstream: false, ..settings }, Path::new("/data"));
-        assert!(!off.contains("jetstream"));
+    fn config() -> Config {
+        Config {
+            name: "n1".into(),
+            port: 4222,
+            storage: Storage::JetStream { extra: "sync_interval: always".into() },
+            max_file_store: 1000,
+            cluster: None,
+            extra: "max_payload: 8MB".into(),
+        }
     }
 
     #[test]
-    fn ports_are_read_once_they_are_whole() {
-        let whole = r#"{"nats":["nats://127.0.0.1:4333"],"monitoring":["http://127.0.0.1:8333"]}"#;
-        let ports = read_ports(whole).expect("whole");
-        assert_eq!(ports.client, "nats://127.0.0.1:4333");
-        assert_eq!(ports.monitor.as_deref(), Some("http://127.0.0.1:8333"));
-        assert_eq!(read_ports(&whole[..20]), None);
-        assert_eq!(read_ports("{}"), None);
+    fn a_server_listens_on_loopback_within_bounds() -> anyhow::Result<()> {
+        let folder = Folder::temporary()?;
+        let text = config().text(&folder)?;
+        assert!(text.contains("\nlisten: \"127.0.0.1:4222\"\nhttp: \"127.0.0.1:-1\"\n"), "{text}");
+        assert!(text.contains("max_file_store: 1000\n  max_memory_store: 268435456\n"), "{text}");
+        assert!(text.contains("\n  sync_interval: always\n}\n"), "{text}");
+        assert!(text.ends_with("\nmax_payload: 8MB\n"), "{text}");
+        assert!(!text.contains("cluster"), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn jetstream_can_be_off() -> anyhow::Result<()> {
+        let config = Config { storage: Storage::Off, ..config() };
+        assert!(!config.text(&Folder::temporary()?)?.contains("jetstream"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_cluster_has_all_routes() -> anyhow::Result<()> {
+        let cluster = Some(Cluster { port: 1, routes: vec![1, 2] });
+        let text = Config { cluster, ..config() }.text(&Folder::temporary()?)?;
+        let routes = "listen: \"127.0.0.1:1\"\n  \
+                      routes: [\"nats://127.0.0.1:1\", \"nats://127.0.0.1:2\"]\n";
+        assert!(text.contains(routes), "{text}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_file_store_is_bounded_by_disk_and_by_number() {
+        assert_eq!(max_file_store(10 << 30), 5 << 30);
+        assert_eq!(max_file_store(1 << 40), 64 << 30);
+    }
+
+    #[test]
+    fn quotes_are_escaped() {
+        assert_eq!(quoted(r#"a"b\c"#), r#""a\"b\\c""#);
     }
 }

