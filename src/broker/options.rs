@@ -212,13 +212,15 @@ fn parse_servers(urls: &str) -> Result<Vec<ServerAddr>> {
         .map(str::trim)
         .filter(|url| !url.is_empty())
         .map(|url| {
-            url.parse().map_err(|error: std::io::Error| {
+            let invalid = || {
                 Error::invalid(format!(
                     "{:?} is no server's URL: use nats://host:4222 or tls://host:4222",
                     without_secret(url)
                 ))
-                .because(error)
-            })
+            };
+            let server: ServerAddr =
+                url.parse().map_err(|error: std::io::Error| invalid().because(error))?;
+            if server.host().is_empty() { Err(invalid()) } else { Ok(server) }
         })
         .collect::<Result<_>>()?;
     if servers.is_empty() {
