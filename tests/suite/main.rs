@@ -7,4 +7,5 @@ mod enqueue;
 mod fence;
 mod order;
 mod outcomes;
+mod share;
 mod support;

@@ -134,3 +134,48 @@ pub async fn stream_messages(nats: &async_nats::Client, stream: &str) -> u64 {
     let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
     info["state"]["messages"].as_u64().expect("a count")
 }
+
+/// A `tidemill work` of its own process, to be killed.
+pub struct Child(tokio::process::Child);
+
+impl Child {
+    pub fn work(url: &str, arguments: &[&str]) -> Self {
+        let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidemill"))
+            .args(["--server", url, "--quiet", "work"])
+            .args(arguments)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("starts");
+        Self(child)
+    }
+
+    /// Waits until the process has ended.
+    pub async fn gone(&mut self) {
+        self.0.wait().await.expect("waits");
+    }
+
+    pub async fn kill(&mut self) {
+        self.0.kill().await.expect("kills");
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let id = self.0.id().expect("it runs");
+        let id = i32::try_from(id).ok().and_then(rustix::process::Pid::from_raw).expect("an id");
+        rustix::process::kill_process(id, signal).expect("it runs");
+    }
+
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    /// Lets it drain, and waits until it has.
+    pub async fn terminate(mut self) {
+        self.signal(rustix::process::Signal::TERM);
+        self.gone().await;
+    }
+}

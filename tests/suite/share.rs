@@ -1,0 +1,96 @@
+//! Several workers: they share a queue, and everybody can see who is there.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use tidemill::{JobContext, JobError, NewJob};
+
+use crate::support::{Mill, Numbered, Seen, eventually, numbered};
+
+#[tokio::test]
+async fn several_workers_share_one_queue() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let mut workers = Vec::new();
+    for name in ["a", "b", "c"] {
+        let note = seen.clone();
+        let handler = move |job: Numbered, _: JobContext| {
+            note.push((name, job.n));
+            async {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok::<_, JobError>(())
+            }
+        };
+        let worker = mill.worker().name(name).concurrency(4).handle(handler);
+        workers.push(worker.build().expect("valid").start().await.expect("starts"));
+    }
+    let jobs = (0..600).map(|n| NewJob::new(&numbered(n)));
+    for stored in mill.client.enqueue_many(jobs).await {
+        stored.expect("stored");
+    }
+    let starts = seen.wait_for(600).await;
+    let numbers: HashSet<u64> = starts.iter().map(|(_, n)| *n).collect();
+    assert_eq!((starts.len(), numbers.len()), (600, 600), "each once");
+    for name in ["a", "b", "c"] {
+        let share = starts.iter().filter(|(worker, _)| *worker == name).count();
+        assert!(share > 60, "{name} did {share} of 600");
+    }
+    for worker in workers {
+        worker.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_is_a_nats_service_with_its_queues_and_kinds() {
+    let mill = Mill::start().await;
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let worker = mill.worker().name("w1").queue("default").queue("other").handle(handler);
+    let running = worker.build().expect("valid").start().await.expect("starts");
+    let nats = mill.nats().await;
+    let answer =
+        nats.request("$SRV.INFO.tidemill-worker", "".into()).await.expect("it is registered");
+    let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+    let metadata = &info["metadata"];
+    assert_eq!((&info["name"], &metadata["worker"]), (&"tidemill-worker".into(), &"w1".into()));
+    assert_eq!(metadata["queues"], "default,other");
+    assert_eq!(metadata["kinds"], "numbered");
+    running.drain().await;
+    eventually("it has left", || async {
+        nats.request("$SRV.INFO.tidemill-worker", "".into()).await.is_err().then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_slow_worker_does_not_hoard_what_another_could_run() {
+    let mill = Mill::start().await;
+    let slow_seen = Seen::default();
+    let note = slow_seen.clone();
+    let slow = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async {
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            Ok::<_, JobError>(())
+        }
+    };
+    let quick_seen = Seen::default();
+    let note = quick_seen.clone();
+    let quick = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async { Ok::<_, JobError>(()) }
+    };
+    let slow = mill.worker().concurrency(1).grace(Duration::ZERO).handle(slow);
+    let slow = slow.build().expect("valid").start().await.expect("starts");
+    mill.client.enqueue(numbered(0)).await.expect("stored");
+    slow_seen.wait_for(1).await;
+    for n in 1..=20 {
+        mill.client.enqueue(numbered(n)).await.expect("stored");
+    }
+    let quick = mill.worker().handle(quick).build().expect("ok").start().await.expect("ok");
+    let start = std::time::Instant::now();
+    quick_seen.wait_for(20).await;
+    // What lies in the slow one's buffer comes back after two seconds.
+    assert!(start.elapsed() < Duration::from_secs(10), "after {:?}", start.elapsed());
+    slow.drain().await;
+    quick.drain().await;
+}
