@@ -15,11 +15,16 @@ type Cause = Box<dyn StdError + Send + Sync>;
 ///
 /// Ask the predicates what kind of failure it is; show it with `{}` for the message alone, or walk
 /// [`source`](std::error::Error::source) for the causes.
+#[derive(thiserror::Error)]
+#[error(transparent)]
 pub struct Error(Box<Inner>);
 
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
 struct Inner {
     kind: ErrorKind,
     message: String,
+    #[source]
     cause: Option<Cause>,
 }
 
@@ -122,12 +127,6 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.message)
-    }
-}
-
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("Error");
@@ -136,11 +135,5 @@ impl fmt::Debug for Error {
             out.field("cause", cause);
         }
         out.finish()
-    }
-}
-
-impl StdError for Error {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.cause.as_deref().map(|cause| cause as &(dyn StdError + 'static))
     }
 }

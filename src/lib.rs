@@ -1,5 +1,79 @@
-//! Background jobs on NATS JetStream.
-
+//! Background jobs on the NATS JetStream you already run: no Redis, no Postgres, nothing else to
+//! operate. Publish a job to a subject from any language, have it worked by as many workers as you
+//! start, see its completion on a results subject.
+//!
+//! - [`Client`] puts jobs in, waits for completions, follows records, handles dead letters.
+//! - [`Worker`] works queues: weighted-first over four priorities, with retries, timeouts, leases,
+//!   and a clean stop.
+//! - [`embedded`] brings a private nats-server for trying out and for tests (feature `embedded`).
+//!
+//! ```no_run
+//! use serde::{Deserialize, Serialize};
+//! use tidemill::{Client, ConnectOptions, Job, JobContext, JobError, Priority, Worker};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct SendEmail {
+//!     to: String,
+//! }
+//!
+//! impl Job for SendEmail {
+//!     const KIND: &'static str = "send_email";
+//! }
+//!
+//! async fn send_email(job: SendEmail, context: JobContext) -> Result<(), JobError> {
+//!     println!("to {}, attempt {}", job.to, context.attempt());
+//!     Ok(())
+//! }
+//!
+//! # async fn example() -> tidemill::Result<()> {
+//! let client = Client::connect(ConnectOptions::new("nats://127.0.0.1:4222")?).await?;
+//! let worker = Worker::builder(&client).handle(send_email).build()?.start().await?;
+//! let job = client.enqueue(SendEmail { to: "a@example.com".into() }).priority(Priority::High).await?;
+//! println!("{}", job.completion().await?.status);
+//! worker.drain().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Layout
+//!
+//! Dependencies point down only; a test checks it.
+//!
+//! | module | role |
+//! |---|---|
+//! | `dead` | operators' verbs on dead letters |
+//! | `worker` | fetch, admit, pick, lease, execute, settle, record, drain |
+//! | `client` | enqueue, await, follow |
+//! | `embedded` | finds, installs, starts, watches and ends a private nats-server |
+//! | `broker` | the one door to NATS: connection, publish, pull, read, provision |
+//! | `topology`, `wire` | streams and consumers; subjects, headers, records: pure |
+//! | `outcome`, `retry`, `priority`, `kind`, `token`, `error` | the domain: pure |
+//!
+//! # Life of a job
+//!
+//! 1. **Enqueue** stores it in its lane's subject of the queue's jobs stream. An enqueue whose answer
+//!    is lost is sent again under a guard that lets the same run in once.
+//! 2. **Fetch**: each lane keeps one bounded pull open for what its buffer has room for; about a
+//!    quarter of a second of work, so that slow jobs are not hoarded.
+//! 3. **Admit**: what is not due, expired, unreadable, of an unknown kind or ended before is settled
+//!    at once. A delivery that may not be the first is looked up: its completion and its ledger.
+//! 4. **Pick**: a free slot takes the next job weighted-first; see [`Weights::bound`].
+//! 5. **Run**, under a lease that is renewed every third of `ack_wait`, within its time, panics
+//!    caught.
+//! 6. **Settle**: complete, retry, snooze, bury, cancel or release. First everything is on record,
+//!    each record with the broker's word for it; then the delivery is acked or given back.
+//!
+//! # Invariants
+//!
+//! - A job whose enqueue returned `Ok` reaches exactly one recorded end, as long as the storage
+//!   survives. Its handler may run more than once.
+//! - A run has at most one completion: it is fenced by the broker itself.
+//! - Attempt numbers are exact. Being handed back, drained, buffered or caught in a broker's restart
+//!   costs none; a crash in mid-run costs one. The one exception is a first attempt that leaves no
+//!   trace, which is granted again once.
+//! - A worker that has lost a lease says nothing more about that job.
+//! - Nothing is acked before it is on record.
+#![doc = include_str!("wire/protocol.md")]
 #![forbid(unsafe_code)]
 
 mod broker;
@@ -34,3 +108,8 @@ pub use worker::{
     DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_KIND_GRACE, Drained,
     Handler, HandlerResult, JobContext, Next, Order, Running, Worker, WorkerBuilder,
 };
+
+/// The README's code, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -90,12 +90,6 @@ impl Weights {
         self.0[priority.index()]
     }
 
-    /// The starvation bound: while a lane has a job, at least one of any this many picks from its
-    /// queue is its own, whatever the other lanes do. 2, 4, 8 and 15 for the default weights.
-    pub fn bound(&self, priority: Priority) -> usize {
-        crate::worker::pick::Wheel::new(&self.0).bound(priority.index())
-    }
-
     pub(crate) fn as_array(&self) -> &[u32; 4] {
         &self.0
     }

@@ -19,7 +19,6 @@ use crate::wire::time::{self, Time};
 pub(crate) struct Stored {
     pub(crate) subject: String,
     pub(crate) sequence: u64,
-    pub(crate) time: Time,
     /// The message's own headers, without those that the look-up adds.
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
@@ -190,13 +189,13 @@ fn read(stream: &str, answer: async_nats::Message) -> Result<Option<Stored>> {
     let mut headers = from_header_map(map);
     let found = (|| {
         let sequence = headers.get(SEQUENCE)?.parse().ok()?;
-        Some((headers.get(SUBJECT)?.to_owned(), sequence, time::parse(headers.get(TIME)?)?))
+        Some((headers.get(SUBJECT)?.to_owned(), sequence))
     })();
-    let Some((subject, sequence, time)) = found else { return Err(refusal(stream, &answer)) };
+    let Some((subject, sequence)) = found else { return Err(refusal(stream, &answer)) };
     for name in ADDED {
         headers.remove(name);
     }
-    Ok(Some(Stored { subject, sequence, time, headers, payload: answer.payload }))
+    Ok(Some(Stored { subject, sequence, headers, payload: answer.payload }))
 }
 
 /// A message in the JSON of the API, its bytes in base64.
@@ -204,8 +203,6 @@ fn read(stream: &str, answer: async_nats::Message) -> Result<Option<Stored>> {
 struct RawMessage {
     subject: String,
     seq: u64,
-    #[serde(with = "time::rfc3339")]
-    time: Time,
     #[serde(default)]
     hdrs: Option<String>,
     #[serde(default)]
@@ -224,7 +221,6 @@ impl RawMessage {
             payload: bytes(self.data)?.into(),
             subject: self.subject,
             sequence: self.seq,
-            time: self.time,
         })
     }
 }

@@ -1,6 +1,5 @@
 //! The protocol's job headers: parsed once, strictly. What does not parse is never ignored.
 
-use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,6 +13,13 @@ const MAX_TAGS: usize = 32;
 
 /// What a job's headers say. Every field is optional on the wire.
 #[derive(Debug, Default)]
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "unique, tags and schema are checked here; who enqueues acts on them"
+    )
+)]
 pub(crate) struct JobHeaders {
     pub(crate) run: Option<RunId>,
     pub(crate) attempts_used: Option<u32>,
@@ -53,16 +59,11 @@ pub(crate) enum Unique {
 }
 
 /// A header of ours that cannot be taken at its word.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("header {name} {problem}")]
 pub(crate) struct HeaderError {
     name: &'static str,
     problem: String,
-}
-
-impl fmt::Display for HeaderError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "header {} {}", self.name, self.problem)
-    }
 }
 
 impl JobHeaders {

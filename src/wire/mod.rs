@@ -21,3 +21,12 @@ pub(crate) use subject::{
 
 /// The protocol version that this library writes and reads.
 pub const PROTOCOL_VERSION: u32 = 1;
+
+/// A block of test vectors out of the protocol's text, by its info string.
+#[cfg(test)]
+pub(crate) fn protocol_block(info: &str) -> &'static str {
+    const TEXT: &str = include_str!("protocol.md");
+    let start = format!("```{info}\n");
+    let (_, rest) = TEXT.split_once(&start).expect("there is such a block");
+    rest.split_once("\n```").expect("it ends").0
+}

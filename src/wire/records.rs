@@ -308,13 +308,16 @@ mod tests {
         }
     }
 
-    const COMPLETION: &str = r#"{"v":1,"id":"order-17","run":"r1","seq":9,"queue":"default","kind":"send_email","priority":"high","status":"done","attempt":1,"enqueued_at":"2026-12-01T08:00:00.000Z","started_at":"2026-12-01T08:00:00.004Z","finished_at":"2026-12-01T08:00:00.010Z","worker":"w","result":{"sent":true}}"#;
+    fn completion_text() -> &'static str {
+        crate::wire::protocol_block("json,completion")
+    }
 
     #[test]
     fn a_completion_is_written_as_it_was_read() {
-        let completion: Completion = parse_record(&key(), COMPLETION.as_bytes()).expect("valid");
+        let completion: Completion =
+            parse_record(&key(), completion_text().as_bytes()).expect("valid");
         assert_eq!(completion.status, Status::Done);
-        assert_eq!(serde_json::to_string(&completion).expect("serializes"), COMPLETION);
+        assert_eq!(serde_json::to_string(&completion).expect("serializes"), completion_text());
         let result: Option<serde_json::Value> = completion.result().expect("decodes");
         assert_eq!(result, Some(serde_json::json!({"sent": true})));
     }
@@ -322,20 +325,28 @@ mod tests {
     #[test]
     fn a_record_of_another_run_or_version_or_no_record_at_all_never_counts() {
         let pub_ack = r#"{"stream":"TIDEMILL_JOBS_default","seq":4}"#;
-        let another_run = COMPLETION.replace("\"r1\"", "\"r2\"");
-        let another_version = COMPLETION.replace("\"v\":1", "\"v\":2");
+        let another_run = completion_text().replace("\"r1\"", "\"r2\"");
+        let another_version = completion_text().replace("\"v\":1", "\"v\":2");
         for forged in [pub_ack, "", "[]", &another_run, &another_version] {
             assert!(parse_record::<Completion>(&key(), forged.as_bytes()).is_none(), "{forged}");
         }
-        assert!(parse_record::<AttemptRecord>(&key(), COMPLETION.as_bytes()).is_none());
+        assert!(parse_record::<AttemptRecord>(&key(), completion_text().as_bytes()).is_none());
     }
 
     #[test]
     fn an_attempt_is_written_as_it_was_read() {
-        let text = r#"{"v":1,"id":"order-17","run":"r1","seq":9,"attempt":2,"event":"failed","at":"2026-12-01T08:00:00.000Z","retry_at":"2026-12-01T08:00:04.000Z","worker":"w","error":{"kind":"failed","message":"no"}}"#;
+        let text = crate::wire::protocol_block("json,attempt");
         let record: AttemptRecord = parse_record(&key(), text.as_bytes()).expect("valid");
         assert_eq!(record.retry_at, time::parse("2026-12-01T08:00:04Z"));
         assert_eq!(serde_json::to_string(&record).expect("serializes"), text);
+    }
+
+    #[test]
+    fn a_dead_letters_header_is_written_as_it_was_read() {
+        let text = crate::wire::protocol_block("json,dead");
+        let info: DeadInfo = serde_json::from_str(text).expect("valid");
+        assert_eq!(info.errors.len(), 1);
+        assert_eq!(serde_json::to_string(&info).expect("serializes"), text);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Subjects: where jobs, records and events are published. See the crate docs for the table.
 
-use std::fmt;
-
 use crate::priority::Priority;
 use crate::token::{JobId, Kind, Namespace, Queue, RunId, is_token};
 
@@ -107,16 +105,11 @@ pub(crate) struct JobSubject {
 }
 
 /// A job's subject that fits no record; `kind` is what can be saved of it.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}")]
 pub(crate) struct BadSubject {
     pub(crate) kind: Kind,
     problem: String,
-}
-
-impl fmt::Display for BadSubject {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.problem)
-    }
 }
 
 impl JobSubject {

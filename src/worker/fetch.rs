@@ -207,7 +207,9 @@ impl Fetcher {
             return shared.give_up(self.lane, 1);
         };
         let queue = &shared.queues[self.lane.queue];
-        let reading = read(&shared.namespace, &queue.name, self.lane, &delivery);
+        let Delivery { subject, headers, sequence, .. } = &delivery;
+        let priority = self.lane.priority;
+        let reading = read(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
         let (key, options, unreadable) = match reading {
             Reading::Job { key, options } => (key, *options, None),
             Reading::NewerProtocol => {

@@ -113,7 +113,8 @@ mod tests {
     #[test]
     fn attempts_used_as_a_table() {
         use AttemptEvent::{Failed, Released, Snoozed, Started, ToBury};
-        let table: [(&[(AttemptEvent, u32)], u32, bool); 8] = [
+        type Ledger = &'static [(AttemptEvent, u32)];
+        let table: [(Ledger, u32, bool); 8] = [
             (&[], 0, false),
             (&[(Failed, 1)], 1, false),
             (&[(Failed, 1), (Started, 2)], 2, true),

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::lanes::LaneId;
 use super::lease::Lease;
-use crate::broker::Delivery;
+use crate::priority::Priority;
 use crate::retry::RetryPolicy;
 use crate::token::{JobId, Namespace, Queue, RunId};
 use crate::wire::time::Time;
@@ -86,16 +86,22 @@ pub(crate) enum Reading {
     },
 }
 
-/// Reads a delivery's subject and headers.
-pub(crate) fn read(ns: &Namespace, queue: &Queue, lane: LaneId, delivery: &Delivery) -> Reading {
-    let sequence = delivery.sequence;
+/// Reads the subject and headers of the message at `sequence`.
+pub(crate) fn read(
+    ns: &Namespace,
+    queue: &Queue,
+    priority: Priority,
+    subject: &str,
+    headers: &Headers,
+    sequence: u64,
+) -> Reading {
     let key = |kind, id: Option<JobId>, run: Option<RunId>| {
         let id = id.unwrap_or_else(|| JobId::of_sequence(sequence));
         let run = run.unwrap_or_else(|| id.default_run(sequence));
         RecordKey { queue: queue.clone(), kind, id, run }
     };
-    let subject = JobSubject::parse(ns, queue, lane.priority, &delivery.subject);
-    match (JobHeaders::protocol(&delivery.headers), subject) {
+    let subject = JobSubject::parse(ns, queue, priority, subject);
+    match (JobHeaders::protocol(headers), subject) {
         (Ok(protocol), _) if protocol > crate::wire::PROTOCOL_VERSION => Reading::NewerProtocol,
         (_, Err(bad)) => {
             let problem = bad.to_string();
@@ -105,7 +111,7 @@ pub(crate) fn read(ns: &Namespace, queue: &Queue, lane: LaneId, delivery: &Deliv
             key: key(subject.kind, subject.id, None),
             problem: error.to_string(),
         },
-        (Ok(_), Ok(subject)) => match JobHeaders::parse(&delivery.headers) {
+        (Ok(_), Ok(subject)) => match JobHeaders::parse(headers) {
             Ok(options) => Reading::Job {
                 key: key(subject.kind, subject.id, options.run.clone()),
                 options: Box::new(options),
@@ -115,5 +121,51 @@ pub(crate) fn read(ns: &Namespace, queue: &Queue, lane: LaneId, delivery: &Deliv
                 problem: error.to_string(),
             },
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+    use crate::wire::{RecordKind, record_subject};
+
+    /// A message, and what becomes of it by the protocol's text.
+    #[derive(Deserialize)]
+    struct Vector {
+        subject: String,
+        #[serde(default)]
+        headers: Vec<(String, String)>,
+        seq: u64,
+        id: String,
+        run: String,
+        completion: String,
+        #[serde(default)]
+        buried: Option<String>,
+    }
+
+    #[test]
+    fn messages_are_read_as_the_protocol_says() {
+        let vectors = crate::wire::protocol_block("json,messages");
+        let mut count = 0;
+        for line in vectors.lines() {
+            let vector: Vector = serde_json::from_str(line).expect(line);
+            let headers: Headers = vector.headers.into_iter().collect();
+            let (ns, queue) = (Namespace::default(), Queue::default());
+            let priority = Priority::High;
+            let reading = read(&ns, &queue, priority, &vector.subject, &headers, vector.seq);
+            let (key, buried) = match reading {
+                Reading::Job { key, .. } => (key, None),
+                Reading::BadHeader { key, .. } => (key, Some("bad_header")),
+                Reading::BadSubject { key, .. } => (key, Some("bad_subject")),
+                Reading::NewerProtocol => panic!("{line}"),
+            };
+            assert_eq!((key.id.as_str(), key.run.as_str()), (&*vector.id, &*vector.run), "{line}");
+            assert_eq!(record_subject(&ns, RecordKind::Result, &key), vector.completion, "{line}");
+            assert_eq!(buried, vector.buried.as_deref(), "{line}");
+            count += 1;
+        }
+        assert!(count >= 7, "{count} vectors");
     }
 }

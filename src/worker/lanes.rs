@@ -154,7 +154,7 @@ impl Lanes {
             lane.buffer.pop_front()
         });
         self.busy += usize::from(work.is_some());
-        Picked { work, refill: self.to_refill(now) }
+        Picked { work, refill: self.refillable(now) }
     }
 
     fn choose(&mut self) -> Option<LaneId> {
@@ -169,7 +169,7 @@ impl Lanes {
         Some(LaneId { queue, priority: Priority::ALL[lane] })
     }
 
-    fn to_refill(&mut self, now: Instant) -> Vec<LaneId> {
+    fn refillable(&mut self, now: Instant) -> Vec<LaneId> {
         let mut found = Vec::new();
         for id in self.ids() {
             if self.lane(id).is_waiting && self.room(id, now) > 0 {

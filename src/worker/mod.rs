@@ -13,7 +13,7 @@ mod job;
 mod lanes;
 mod lease;
 mod panic;
-pub(crate) mod pick;
+mod pick;
 mod prefetch;
 mod record;
 mod running;

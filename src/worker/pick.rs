@@ -11,6 +11,8 @@
 //! Slots given away are shared by weight as well: a second hand goes around the same cycle and stops
 //! at the next owner that has a job.
 
+use crate::priority::{Priority, Weights};
+
 /// A weighted-first choice among up to a few lanes.
 #[derive(Clone, Debug)]
 pub(crate) struct Wheel {
@@ -53,6 +55,14 @@ impl Wheel {
         let gaps = own.windows(2).map(|pair| pair[1] - pair[0]);
         let around = own.first().zip(own.last()).map(|(a, z)| a + self.slots.len() - z);
         gaps.chain(around).max().unwrap_or(usize::MAX)
+    }
+}
+
+impl Weights {
+    /// The starvation bound: while a lane has a job, at least one of any this many picks from its
+    /// queue is its own, whatever the other lanes do. 2, 4, 8 and 15 for the default weights.
+    pub fn bound(&self, priority: Priority) -> usize {
+        Wheel::new(self.as_array()).bound(priority.index())
     }
 }
 

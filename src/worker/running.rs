@@ -83,7 +83,8 @@ impl Running {
             }
         }
         // A look-up may have let a job in after the buffers were emptied.
-        for work in shared.lanes().take_all() {
+        let late = shared.lanes().take_all();
+        for work in late {
             shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
         }
         shared.settler.close();

@@ -9,41 +9,41 @@ use tidemill::embedded::Broker;
 use tidemill::{Client, Completion, ConnectOptions, Job, JobHandle, Queue, QueueConfig, Worker};
 
 /// How long anything may take that should happen.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A job with a number to know it by.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Numbered {
-    pub n: u64,
+pub(crate) struct Numbered {
+    pub(crate) n: u64,
 }
 
 impl Job for Numbered {
     const KIND: &'static str = "numbered";
 }
 
-pub fn numbered(n: u64) -> Numbered {
+pub(crate) fn numbered(n: u64) -> Numbered {
     Numbered { n }
 }
 
 /// A broker of our own with a client on it.
-pub struct Mill {
-    pub broker: Broker,
-    pub client: Client,
+pub(crate) struct Mill {
+    pub(crate) broker: Broker,
+    pub(crate) client: Client,
 }
 
 impl Mill {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::with(QueueConfig::default()).await
     }
 
     /// With queues whose leases run out after `ack_wait`.
-    pub async fn with_ack_wait(ack_wait: Duration) -> Self {
+    pub(crate) async fn with_ack_wait(ack_wait: Duration) -> Self {
         let mut config = QueueConfig::default();
         config.ack_wait = ack_wait;
         Self::with(config).await
     }
 
-    pub async fn with(config: QueueConfig) -> Self {
+    pub(crate) async fn with(config: QueueConfig) -> Self {
         let broker = Broker::start().await.expect("a broker");
         let client = connect(broker.url()).await.with_queue_config(config);
         client.ensure_queue(&Queue::default()).await.expect("a queue");
@@ -51,28 +51,28 @@ impl Mill {
     }
 
     /// A client of the bare protocol, as other programs have one.
-    pub async fn nats(&self) -> async_nats::Client {
+    pub(crate) async fn nats(&self) -> async_nats::Client {
         async_nats::connect(self.broker.url()).await.expect("connects")
     }
 
     /// A worker builder with little concurrency, so that order shows.
-    pub fn worker(&self) -> tidemill::WorkerBuilder {
+    pub(crate) fn worker(&self) -> tidemill::WorkerBuilder {
         Worker::builder(&self.client)
     }
 }
 
-pub async fn connect(url: &str) -> Client {
+pub(crate) async fn connect(url: &str) -> Client {
     let options = ConnectOptions::new(url).expect("a URL");
     Client::connect(options).await.expect("connects")
 }
 
 /// The completion of a job, which has to come.
-pub async fn completion(job: &JobHandle) -> Completion {
+pub(crate) async fn completion(job: &JobHandle) -> Completion {
     job.completion_within(PATIENCE).await.expect("a completion")
 }
 
 /// Asks until the answer is `Some`, or fails the test with what was waited for.
-pub async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+pub(crate) async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
 where
     F: Future<Output = Option<T>>,
 {
@@ -88,7 +88,7 @@ where
 
 /// What handlers saw, in order.
 #[derive(Clone, Debug)]
-pub struct Seen<T>(Arc<Mutex<Vec<T>>>);
+pub(crate) struct Seen<T>(Arc<Mutex<Vec<T>>>);
 
 impl<T> Default for Seen<T> {
     fn default() -> Self {
@@ -97,20 +97,20 @@ impl<T> Default for Seen<T> {
 }
 
 impl<T: Clone> Seen<T> {
-    pub fn push(&self, value: T) {
+    pub(crate) fn push(&self, value: T) {
         self.0.lock().expect("not poisoned").push(value);
     }
 
-    pub fn all(&self) -> Vec<T> {
+    pub(crate) fn all(&self) -> Vec<T> {
         self.0.lock().expect("not poisoned").clone()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.lock().expect("not poisoned").len()
     }
 
     /// Waits until there are that many.
-    pub async fn wait_for(&self, count: usize) -> Vec<T> {
+    pub(crate) async fn wait_for(&self, count: usize) -> Vec<T> {
         eventually(&format!("{count} sightings"), || async {
             (self.len() >= count).then(|| self.all())
         })
@@ -119,7 +119,7 @@ impl<T: Clone> Seen<T> {
 }
 
 /// The broker's figures of a lane: (waiting, handed out and unsettled).
-pub async fn lane_counts(nats: &async_nats::Client, queue: &str, lane: &str) -> (u64, u64) {
+pub(crate) async fn lane_counts(nats: &async_nats::Client, queue: &str, lane: &str) -> (u64, u64) {
     let subject = format!("$JS.API.CONSUMER.INFO.TIDEMILL_JOBS_{queue}.{lane}");
     let answer = nats.request(subject, "".into()).await.expect("an answer");
     let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
@@ -128,7 +128,7 @@ pub async fn lane_counts(nats: &async_nats::Client, queue: &str, lane: &str) -> 
 }
 
 /// How many messages a stream holds.
-pub async fn stream_messages(nats: &async_nats::Client, stream: &str) -> u64 {
+pub(crate) async fn stream_messages(nats: &async_nats::Client, stream: &str) -> u64 {
     let subject = format!("$JS.API.STREAM.INFO.{stream}");
     let answer = nats.request(subject, "".into()).await.expect("an answer");
     let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
@@ -136,10 +136,10 @@ pub async fn stream_messages(nats: &async_nats::Client, stream: &str) -> u64 {
 }
 
 /// A `tidemill work` of its own process, to be killed.
-pub struct Child(tokio::process::Child);
+pub(crate) struct Child(tokio::process::Child);
 
 impl Child {
-    pub fn work(url: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn work(url: &str, arguments: &[&str]) -> Self {
         let child = tokio::process::Command::new(env!("CARGO_BIN_EXE_tidemill"))
             .args(["--server", url, "--quiet", "work"])
             .args(arguments)
@@ -151,11 +151,11 @@ impl Child {
     }
 
     /// Waits until the process has ended.
-    pub async fn gone(&mut self) {
+    pub(crate) async fn gone(&mut self) {
         self.0.wait().await.expect("waits");
     }
 
-    pub async fn kill(&mut self) {
+    pub(crate) async fn kill(&mut self) {
         self.0.kill().await.expect("kills");
     }
 
@@ -165,16 +165,16 @@ impl Child {
         rustix::process::kill_process(id, signal).expect("it runs");
     }
 
-    pub fn freeze(&self) {
+    pub(crate) fn freeze(&self) {
         self.signal(rustix::process::Signal::STOP);
     }
 
-    pub fn thaw(&self) {
+    pub(crate) fn thaw(&self) {
         self.signal(rustix::process::Signal::CONT);
     }
 
     /// Lets it drain, and waits until it has.
-    pub async fn terminate(mut self) {
+    pub(crate) async fn terminate(mut self) {
         self.signal(rustix::process::Signal::TERM);
         self.gone().await;
     }

@@ -28,16 +28,9 @@ impl From<Exit> for ExitCode {
 }
 
 /// A mistake in what was typed, found after parsing.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
-
-impl std::fmt::Display for UsageError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for UsageError {}
 
 /// Tells an error on standard error and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error, as_json: bool) -> Exit {
