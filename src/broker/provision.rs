@@ -14,7 +14,7 @@ use crate::topology::{
 };
 use crate::wire::time::{Time, rfc3339};
 
-/// What [`ensure`] did and found.
+/// What making a queue did and found.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Provisioned {

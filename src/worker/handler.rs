@@ -25,7 +25,7 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 type Function = Arc<dyn Fn(Bytes, JobContext) -> BoxFuture<Outcome> + Send + Sync>;
 type Around = Arc<dyn Fn(JobContext, Next) -> BoxFuture<Outcome> + Send + Sync>;
 
-/// What a handler or a [`Middleware`] returns: the result as JSON, if there is one, or an error.
+/// What a handler or a middleware returns: the result as JSON, if there is one, or an error.
 pub type HandlerResult = Result<Option<Box<RawValue>>, JobError>;
 
 /// A function for jobs of a kind, with its limits.
