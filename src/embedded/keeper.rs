@@ -151,7 +151,7 @@ impl Keeper {
                 self.budget = Budget::default();
                 self.launch().await
             }
-            Command::Freeze => self.running()?.signal(Signal::STOP),
+            Command::Freeze => self.running()?.freeze().await,
             Command::Thaw => self.running()?.signal(Signal::CONT),
             Command::Reload { config } => self.reload(config).await,
         }

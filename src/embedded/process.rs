@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -76,9 +76,25 @@ impl Process {
 
     /// Sends a signal; to a server that has ended it is an error.
     pub(super) fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(self.id()?, signal).map_err(|e| self.cannot("signal").because(e))
+    }
+
+    /// Stops the server where it is, and waits until its last thread has stopped: they do not all
+    /// hear the signal at once.
+    pub(super) async fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let id = WaitId::Pid(self.id()?);
+        let seen = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        tokio::task::spawn_blocking(move || waitid(id, seen))
+            .await
+            .map_err(|e| self.cannot("wait for").because(e))?
+            .map_err(|e| self.cannot("wait for").because(e))
+            .map(drop)
+    }
+
+    fn id(&self) -> Result<Pid> {
         let pid = self.child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let pid = pid.ok_or_else(|| self.cannot("signal").because("it has ended"))?;
-        kill_process(pid, signal).map_err(|e| self.cannot("signal").because(e))
+        pid.ok_or_else(|| self.cannot("signal").because("it has ended"))
     }
 
     /// Kills it, and waits until it is gone.
