@@ -1,17 +1,23 @@
 //! The one door to NATS: no other module names its client library.
 
 mod ack;
+mod answers;
 mod api;
 mod clock;
 mod connection;
 mod context;
 mod credentials;
+mod events;
+mod failure;
+mod jwt;
 mod options;
 mod provision;
 mod publish;
 mod pull;
 mod read;
 mod registry;
+mod servers;
+mod tls;
 
 pub(crate) use ack::AckSubject;
 #[cfg(feature = "embedded")]

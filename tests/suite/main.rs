@@ -1,5 +1,7 @@
 //! Everything that needs a real nats-server. Each test starts its own.
 
+#![cfg(feature = "cli")]
+
 mod attempts;
 mod dead;
 mod drain;
