@@ -1,18 +1,24 @@
 //! How to reach NATS, by the flags and environment names of the `nats` command line.
+//!
+//! Flags go before the environment, and both before a context.
 
-use std::path::PathBuf;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 use etcetera::BaseStrategy;
 use tidemill::ConnectOptions;
 
 use crate::cli::duration;
+use crate::exit::UsageError;
+use crate::login::{Given, Login};
 
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 
-/// Where NATS is and who we are there.
+/// Where NATS is and who we are there. An empty value is none, as variables in a container's
+/// environment often are.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectArgs {
@@ -25,54 +31,29 @@ pub(crate) struct ConnectArgs {
         value_name = "URL",
         hide_env_values = true
     )]
-    server: Option<String>,
-    /// User name (or a token, without a password)
-    #[arg(long, global = true, env = "NATS_USER", hide_env_values = true)]
-    user: Option<String>,
-    /// Password
-    #[arg(long, global = true, env = "NATS_PASSWORD", hide_env_values = true)]
-    password: Option<String>,
-    /// Token
-    #[arg(long, global = true, env = "NATS_TOKEN", hide_env_values = true)]
-    token: Option<String>,
-    /// Credentials file
-    #[arg(long, global = true, env = "NATS_CREDS", value_name = "FILE")]
-    creds: Option<PathBuf>,
-    /// User nkey: a seed or a file with one
-    #[arg(
-        long,
-        global = true,
-        env = "NATS_NKEY",
-        value_name = "SEED|FILE",
-        hide_env_values = true
-    )]
-    nkey: Option<String>,
-    /// User JWT; needs --seed
-    #[arg(long, global = true, env = "NATS_JWT", hide_env_values = true, requires = "seed")]
-    jwt: Option<String>,
-    /// Seed of the user JWT
-    #[arg(long, global = true, env = "NATS_SEED", hide_env_values = true)]
-    seed: Option<String>,
+    server: Option<Given>,
+    #[command(flatten)]
+    login: Login,
     /// Client certificate; needs --tlskey
-    #[arg(long, global = true, env = "NATS_CERT", value_name = "FILE", requires = "tlskey")]
-    tlscert: Option<PathBuf>,
+    #[arg(long, global = true, env = "NATS_CERT", value_name = "FILE")]
+    tlscert: Option<OsString>,
     /// Key of the client certificate
     #[arg(long, global = true, env = "NATS_KEY", value_name = "FILE")]
-    tlskey: Option<PathBuf>,
-    /// Certificate authorities to trust
+    tlskey: Option<OsString>,
+    /// Certificate authorities to trust instead of the platform's
     #[arg(long, global = true, env = "NATS_CA", value_name = "FILE")]
-    tlsca: Option<PathBuf>,
+    tlsca: Option<OsString>,
     /// Start with TLS before the server asks for it
     #[arg(long, global = true, alias = "tls-first")]
     tlsfirst: bool,
-    /// How long to wait for an answer
-    #[arg(long, global = true, env = "NATS_TIMEOUT", value_parser = duration, value_name = "TIME")]
+    /// How long to wait for an answer; 5s unless set
+    #[arg(long, global = true, env = "NATS_TIMEOUT", value_parser = patience, value_name = "TIME")]
     nats_timeout: Option<Duration>,
-    /// A context of the nats command line
-    #[arg(long, global = true, env = "NATS_CONTEXT", value_name = "NAME")]
+    /// A context of the nats command line, or a context file
+    #[arg(long, global = true, env = "NATS_CONTEXT", value_name = "NAME|FILE")]
     context: Option<String>,
-    /// Ignore the selected context
-    #[arg(long, global = true, conflicts_with = "context")]
+    /// Use no context, not even the selected one
+    #[arg(long, global = true)]
     no_context: bool,
     /// JetStream domain
     #[arg(long, global = true, env = "NATS_JS_DOMAIN", value_name = "DOMAIN")]
@@ -95,76 +76,82 @@ pub(crate) struct ConnectArgs {
 }
 
 impl ConnectArgs {
-    /// Flags and environment go before an explicit context, which goes before the selected one.
+    /// What the flags and the environment say, over what the context says.
     pub(crate) fn options(&self) -> anyhow::Result<ConnectOptions> {
-        let mut options = match self.context_options()? {
-            // A server that is named has nothing to do with the context that happens to be selected.
-            Some(_) if self.server.is_some() && self.context.is_none() => None,
-            found => found,
-        }
-        .map_or_else(|| ConnectOptions::new(self.url()), Ok)?;
-        if let (Some(url), Some(_)) = (&self.server, &self.context) {
-            options = options.servers(url)?;
-        }
-        Ok(self.over(options).name(&self.connection_name))
+        let server = self.server();
+        let options = match (self.context()?, server) {
+            (Some(context), Some(url)) => context.servers(url)?,
+            (Some(context), None) => context,
+            (None, url) => ConnectOptions::new(url.unwrap_or(DEFAULT_URL))?,
+        };
+        let url_has_login = server.is_some_and(|url| url.contains('@'));
+        let options = self.login.apply(options, url_has_login, |name| env::var_os(name))?;
+        Ok(self.jetstream(self.tls(options)?).name(&self.connection_name))
     }
 
-    fn url(&self) -> &str {
-        self.server.as_deref().unwrap_or(DEFAULT_URL)
+    fn server(&self) -> Option<&str> {
+        said(self.server.as_ref()).map(Given::reveal)
     }
 
-    fn context_options(&self) -> anyhow::Result<Option<ConnectOptions>> {
-        if self.no_context {
+    fn context(&self) -> anyhow::Result<Option<ConnectOptions>> {
+        let name = said(self.context.as_ref()).map(String::as_str);
+        // A server that is named has nothing to do with the context that happens to be selected.
+        if self.no_context || (name.is_none() && self.server().is_some()) {
             return Ok(None);
         }
-        let folder = etcetera::choose_base_strategy()
-            .context("there is no home folder to look for NATS contexts in")?
-            .config_dir()
-            .join("nats");
-        Ok(ConnectOptions::from_context(&folder, self.context.as_deref())?)
+        if let Some(file) = name.filter(|name| name.contains(std::path::is_separator)) {
+            return Ok(Some(ConnectOptions::from_context_file(file)?));
+        }
+        let Ok(folders) = etcetera::choose_base_strategy() else {
+            let lost =
+                "there is no home folder to look for NATS contexts in; give a context's file";
+            return name.map_or(Ok(None), |_| Err(UsageError(lost.into()).into()));
+        };
+        Ok(ConnectOptions::from_context(&folders.config_dir().join("nats"), name)?)
     }
 
-    /// What the flags say, over what is there.
-    fn over(&self, mut options: ConnectOptions) -> ConnectOptions {
-        options = match (&self.user, &self.password) {
-            (Some(user), Some(password)) => options.user_password(user, password),
-            // As the nats command line has it.
-            (Some(token), None) => options.token(token),
-            (None, _) => options,
+    fn tls(&self, mut options: ConnectOptions) -> Result<ConnectOptions, UsageError> {
+        let cert = said(self.tlscert.as_ref()).map(Path::new);
+        let key = said(self.tlskey.as_ref()).map(Path::new);
+        options = match (cert, key) {
+            (Some(cert), Some(key)) => options.client_cert(cert, key),
+            (None, None) => options,
+            (Some(_), None) => return Err(needs("--tlscert (NATS_CERT)", "--tlskey (NATS_KEY)")),
+            (None, Some(_)) => return Err(needs("--tlskey (NATS_KEY)", "--tlscert (NATS_CERT)")),
         };
-        if let Some(token) = &self.token {
-            options = options.token(token);
-        }
-        if let Some(nkey) = &self.nkey {
-            options = options.nkey(nkey);
-        }
-        if let (Some(jwt), Some(seed)) = (&self.jwt, &self.seed) {
-            options = options.jwt(jwt, seed);
-        }
-        if let Some(creds) = &self.creds {
-            options = options.creds_file(creds);
-        }
-        if let (Some(cert), Some(key)) = (&self.tlscert, &self.tlskey) {
-            options = options.client_cert(cert, key);
-        }
-        if let Some(ca) = &self.tlsca {
+        if let Some(ca) = said(self.tlsca.as_ref()) {
             options = options.root_ca(ca);
         }
-        if self.tlsfirst {
-            options = options.tls_first();
-        }
-        if let Some(timeout) = self.nats_timeout {
+        Ok(if self.tlsfirst { options.tls_first() } else { options })
+    }
+
+    fn jetstream(&self, mut options: ConnectOptions) -> ConnectOptions {
+        if let Some(timeout) = self.nats_timeout.filter(|timeout| !timeout.is_zero()) {
             options = options.request_timeout(timeout).connect_timeout(timeout);
         }
-        if let Some(domain) = &self.js_domain {
+        if let Some(domain) = said(self.js_domain.as_ref()) {
             options = options.js_domain(domain);
         }
-        if let Some(prefix) = &self.js_api_prefix {
+        if let Some(prefix) = said(self.js_api_prefix.as_ref()) {
             options = options.js_api_prefix(prefix);
         }
-        if let Some(prefix) = &self.inbox_prefix {
+        if let Some(prefix) = said(self.inbox_prefix.as_ref()) {
             options = options.inbox_prefix(prefix);
         }
         options
     }
+}
+
+/// A value, unless it is empty.
+pub(crate) fn said<T: AsRef<OsStr>>(value: Option<&T>) -> Option<&T> {
+    value.filter(|value| !value.as_ref().is_empty())
+}
+
+pub(crate) fn needs(given: &str, missing: &str) -> UsageError {
+    UsageError(format!("{given} needs {missing}"))
+}
+
+/// A duration; nothing, like zero, leaves what is.
+fn patience(text: &str) -> Result<Duration, String> {
+    if text.is_empty() { Ok(Duration::ZERO) } else { duration(text) }
 }

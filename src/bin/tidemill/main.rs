@@ -9,6 +9,7 @@ mod enqueue;
 mod exec;
 mod exit;
 mod http;
+mod login;
 mod output;
 mod results;
 mod setup;
