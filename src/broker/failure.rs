@@ -142,7 +142,8 @@ fn tls(tls: &Tls, error: &rustls::Error) -> Failure {
 
 fn flaw_of(flaw: &CertificateError) -> &'static str {
     match flaw {
-        CertificateError::UnknownIssuer => {
+        // The signature is bad where a CA has the name of one that is known, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
             "the server's certificate is not trusted: no known CA signed it; give its CA"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {

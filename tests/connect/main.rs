@@ -1,0 +1,15 @@
+//! Every way to reach a NATS server, and what is said when it fails, tried on real servers.
+
+#![cfg(feature = "cli")]
+
+mod certs;
+mod commands;
+mod contexts;
+mod files;
+mod jwts;
+mod logins;
+mod rights;
+mod secrets;
+mod servers;
+mod support;
+mod tls;
