@@ -43,7 +43,10 @@ pub(super) fn connect_timeout(options: &ConnectOptions) -> Error {
 type Failure = (ErrorKind, String);
 
 fn connect_failed(options: &ConnectOptions, (kind, why): Failure) -> Error {
-    Error::new(kind, format!("cannot connect to NATS at {}: {why}", options.servers))
+    let servers = &options.servers;
+    // The client library tells only of that one.
+    let which = if servers.len() > 1 { "at the one tried last, " } else { "" };
+    Error::new(kind, format!("cannot connect to NATS at {servers}: {which}{why}"))
 }
 
 fn unavailable(why: &str) -> Failure {

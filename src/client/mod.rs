@@ -58,7 +58,8 @@ impl Client {
     /// Connects, in the namespace `tidemill`.
     ///
     /// # Errors
-    /// `is_unavailable` where nobody answers, `is_permission` where the credentials are refused,
+    /// `is_invalid` where a file cannot be read or used, `is_unavailable` where nobody answers or
+    /// TLS fails, `is_permission` where the credentials or the client certificate are refused,
     /// `is_unsupported` where the server is older than 2.12.
     pub async fn connect(options: ConnectOptions) -> Result<Self> {
         let conn = Connection::open(&options).await?;

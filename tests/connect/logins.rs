@@ -112,7 +112,7 @@ async fn an_expired_jwt_is_told_with_its_end() {
 #[tokio::test]
 async fn a_renewed_credentials_file_is_used_when_the_old_one_expires() {
     let (broker, account) = Account::start().await;
-    let end = SystemTime::now() + Duration::from_secs(2);
+    let end = SystemTime::now() + Duration::from_secs(3);
     let folder = tempfile::tempdir().expect("a folder");
     let old = account.user_until(end);
     let file = old.write(folder.path());

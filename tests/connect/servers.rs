@@ -33,6 +33,15 @@ async fn nobody_there_is_told_with_the_address() {
 }
 
 #[tokio::test]
+async fn of_several_dead_servers_all_are_named() {
+    let (one, other) = (free_port(), free_port());
+    let error = refused(to(&format!("127.0.0.1:{one},127.0.0.1:{other}"))).await;
+    assert!(error.is_unavailable(), "{error:?}");
+    let (one, other) = (format!("127.0.0.1:{one}"), format!("127.0.0.1:{other}"));
+    says(&error, &[&one, &other, "at the one tried last, nobody listens there"]);
+}
+
+#[tokio::test]
 async fn a_host_that_does_not_resolve_is_told() {
     let error = refused(to("nats://no-such-host.invalid")).await;
     assert!(error.is_unavailable(), "{error:?}");
