@@ -215,8 +215,11 @@ impl Fetcher {
             Reading::NewerProtocol => {
                 // Not ours to judge, so no record is written: only given back.
                 shared.give_up(self.lane, 1);
-                let _ = delivery.ack.nak(&shared.conn, NEWER_PROTOCOL_DELAY).await;
-                return shared.leases.release(place);
+                shared.leases.release(place);
+                if let Err(error) = delivery.ack.nak(&shared.conn, NEWER_PROTOCOL_DELAY).await {
+                    tracing::debug!(%error, "a job was not given back");
+                }
+                return;
             }
             Reading::BadHeader { key, problem } => {
                 (key, JobHeaders::default(), Some((BuryReason::BadHeader, problem)))

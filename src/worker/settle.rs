@@ -119,9 +119,6 @@ async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTr
     });
     let recorded: Vec<(ToSettle, Word)> = join_all(tries).await.into_iter().flatten().collect();
     shared.say(&recorded).await;
-    for (item, _) in &recorded {
-        shared.release(&item.work);
-    }
 }
 
 /// Tries again, for as long as the job is ours.
@@ -131,11 +128,7 @@ async fn settle_stubborn(shared: Arc<Shared>, item: ToSettle) {
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         match shared.record(&item).await {
-            Ok(word) => {
-                let recorded = [(item, word)];
-                shared.say(&recorded).await;
-                return shared.release(&recorded[0].0.work);
-            }
+            Ok(word) => return shared.say(&[(item, word)]).await,
             Err(error) => tracing::debug!(job = %item.work.key.id, %error, "still not recorded"),
         }
     }
@@ -250,10 +243,15 @@ impl Shared {
 
     /// Tells the broker of a group, and returns when it has seen all of it. What it does not see is
     /// handed out again, looked up, and then acked.
+    ///
+    /// The jobs are let go of first: one that is given back can be here again before the broker's
+    /// answer is.
     async fn say(&self, group: &[(ToSettle, Word)]) {
         let mut last_of_lane = Vec::new();
         for (item, word) in group.iter().rev() {
-            let Some(ack) = item.work.lease.settle_at(Instant::now()) else { continue };
+            let ack = item.work.lease.settle_at(Instant::now());
+            self.release(&item.work);
+            let Some(ack) = ack else { continue };
             let lane = item.work.lane;
             if last_of_lane.iter().all(|(known, _, _)| *known != lane) {
                 last_of_lane.push((lane, ack, *word));
