@@ -20,7 +20,7 @@ pub(crate) use clock::Clock;
 pub(crate) use connection::{Connection, Messages};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;
-pub(crate) use provision::{Born, consumer_born, ensure, queue_names};
+pub(crate) use provision::{Born, consumer_born, ensure, kept_for, queue_names};
 pub(crate) use publish::{Expect, Published};
 pub(crate) use pull::{Delivery, Pulled, Puller};
 pub(crate) use read::{Start, Stored};

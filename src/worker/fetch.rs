@@ -29,7 +29,7 @@ const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
 const NEWER_PROTOCOL_DELAY: Duration = Duration::from_secs(30);
 
 /// How long what is under way when fetching stops may take to come in.
-const LAST_ARRIVALS: Duration = Duration::from_secs(5);
+const LAST_ARRIVALS: Duration = Duration::from_secs(4);
 
 /// One lane's fetcher.
 struct Fetcher {

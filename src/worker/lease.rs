@@ -110,7 +110,11 @@ impl Lease {
         let asked = Instant::now();
         let Some(ack) = self.settle_at(asked) else { return };
         match ack.in_progress(conn).await {
-            Ok(()) => self.state().renewed = asked,
+            Ok(()) => {
+                let mut state = self.state();
+                // A delivery of the same job may have come in since.
+                state.renewed = state.renewed.max(asked);
+            }
             Err(error) => tracing::debug!(%error, "a lease was not renewed yet"),
         }
     }

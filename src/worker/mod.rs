@@ -18,6 +18,7 @@ mod prefetch;
 mod record;
 mod running;
 mod settle;
+mod timing;
 mod unknown;
 
 use std::collections::HashMap;
@@ -50,9 +51,6 @@ use crate::outcome::Settlement;
 use crate::priority::Priority;
 use crate::token::{Kind, Namespace, Queue};
 use crate::topology::StreamNames;
-
-/// How often the broker's clock is read anew.
-const CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// How often buffers are searched for jobs that lie too long.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -125,31 +123,31 @@ impl Worker {
 
     /// Starts working.
     ///
-    /// Starts from the end of a job's way to its beginning, so that each part finds the next one
-    /// there: queues are made, then settling, leases, running, fetching, and last the announcement
-    /// that this worker is there.
+    /// What can fail comes first: the queues are made or looked at, and the worker announces itself.
+    /// Then its parts start, from the end of a job's way to its beginning, so that each finds the
+    /// next one there: settling, leases, running, fetching.
     ///
     /// # Errors
     /// Where a queue cannot be made or looked at; see [`Client::ensure_queue`].
     pub async fn start(self) -> Result<Running> {
         let Self { shared, settlements, grace, announcement } = self;
-        panic::watch();
         for queue in &shared.queues {
             shared.client.ensure_once(&queue.name).await?;
         }
-        let settling = tokio::spawn(settle::run(shared.clone(), settlements));
+        let ack_wait = shared.shortest_ack_wait().await?;
+        let registration = Registration::new(&shared.conn, &announcement).await?;
+        panic::watch();
         let end = CancellationToken::new();
         let background = TaskTracker::new();
-        let ack_wait = shared.shortest_ack_wait().await?;
+        let settling = tokio::spawn(settle::run(shared.clone(), settlements));
         background.spawn(shared.leases.clone().keep(shared.conn.clone(), ack_wait, end.clone()));
-        background.spawn(keep_clock(shared.clone(), end.clone()));
+        background.spawn(timing::keep_clock(shared.clone(), end.clone()));
         background.spawn(sweep(shared.clone(), ack_wait, end.clone()));
         let dispatching = tokio::spawn(dispatch(shared.clone()));
         let fetching = TaskTracker::new();
         for lane in shared.lane_ids() {
             fetching.spawn(fetch::run(shared.clone(), lane));
         }
-        let registration = Registration::new(&shared.conn, &announcement).await?;
         tracing::info!(worker = announcement.worker, "working");
         Ok(Running::new(running::Parts {
             shared,
@@ -197,21 +195,6 @@ async fn sweep(shared: Arc<Shared>, ack_wait: Duration, end: CancellationToken) 
         let stale = shared.lanes().take_stale(oldest);
         for work in stale {
             shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
-        }
-    }
-}
-
-async fn keep_clock(shared: Arc<Shared>, end: CancellationToken) {
-    let mut ticks = interval(CLOCK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = end.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        // Looking at any consumer brings the broker's time.
-        if let Err(error) = shared.shortest_ack_wait().await {
-            tracing::debug!(%error, "the broker's clock was not read");
         }
     }
 }
@@ -269,18 +252,5 @@ impl Shared {
     /// Lets go of a job that is settled, or not ours any more.
     fn release(&self, work: &Work) {
         self.leases.release((work.lane.queue, work.sequence));
-    }
-
-    async fn shortest_ack_wait(&self) -> Result<Duration> {
-        let mut shortest = Duration::MAX;
-        for queue in &self.queues {
-            let lane = Priority::Critical.as_str();
-            let born =
-                crate::broker::consumer_born(&self.conn, &queue.streams.jobs, lane, &self.clock);
-            if let Some(born) = born.await? {
-                shortest = shortest.min(born.ack_wait);
-            }
-        }
-        Ok(shortest)
     }
 }
