@@ -75,6 +75,7 @@
 //! - Nothing is acked before it is on record.
 #![doc = include_str!("wire/protocol.md")]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod broker;
 mod client;
