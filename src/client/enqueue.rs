@@ -89,7 +89,7 @@ impl Client {
     /// # Errors
     /// `is_invalid` for a mistake in the job, `is_too_large` for a payload over the server's limit,
     /// `is_full` where the queue takes no more for now, `is_unknown` where the broker answers
-    /// neither this nor the questions after it: enqueueing again with the same id is then safe.
+    /// neither this nor the questions after it: the job may or may not be there.
     pub fn enqueue(&self, job: impl Into<NewJob>) -> Enqueue {
         Enqueue { client: self.clone(), job: job.into() }
     }
@@ -191,8 +191,8 @@ impl Client {
                 return Err(Error::new(
                     ErrorKind::Unknown,
                     format!(
-                        "the broker does not say whether it has job {}: enqueue it again with the \
-                         same id, or look it up",
+                        "the broker does not say whether it has job {}: look for that id when it \
+                         answers again, before you enqueue it anew",
                         job.id
                     ),
                 ));

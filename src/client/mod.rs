@@ -4,6 +4,7 @@ mod completion;
 mod enqueue;
 mod follow;
 mod new_job;
+mod wakes;
 
 use std::collections::HashSet;
 use std::fmt;

@@ -68,13 +68,8 @@ async fn announce(shared: &Shared, work: &Work) -> crate::Result<()> {
 
 async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) -> Ended {
     let limit = work.options.timeout.unwrap_or(handler.timeout);
-    let context = JobContext::new(
-        work,
-        work.policy(&handler.policy).max_attempts(),
-        started_at,
-        shared.namespace.clone(),
-        shared.conn.clone(),
-    );
+    let max_attempts = work.policy(&handler.policy).max_attempts();
+    let context = JobContext::new(shared, work, max_attempts, started_at);
     let call = handler.call(work.payload.clone(), context, &shared.middleware);
     let handler = panic::capture_async(call);
     tokio::pin!(handler);

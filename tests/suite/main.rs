@@ -1,6 +1,7 @@
 //! Everything that needs a real nats-server. Each test starts its own.
 
 mod attempts;
+mod bad_input;
 mod cluster;
 mod dead;
 mod drain;

@@ -4,9 +4,13 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tidemill::embedded::Broker;
-use tidemill::{Client, Completion, ConnectOptions, Job, JobHandle, Queue, QueueConfig, Worker};
+use tidemill::{
+    Client, Completion, ConnectOptions, DeadFilter, DeadLetter, Job, JobHandle, Queue, QueueConfig,
+    Worker,
+};
 
 /// How long anything may take that should happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -69,6 +73,12 @@ pub(crate) async fn connect(url: &str) -> Client {
 /// The completion of a job, which has to come.
 pub(crate) async fn completion(job: &JobHandle) -> Completion {
     job.completion_within(PATIENCE).await.expect("a completion")
+}
+
+/// The dead letters of the default queue.
+pub(crate) async fn dead(mill: &Mill) -> Vec<DeadLetter> {
+    let letters = mill.client.dead_letters(DeadFilter::queue(Queue::default()));
+    letters.try_collect().await.expect("reads")
 }
 
 /// Asks until the answer is `Some`, or fails the test with what was waited for.
