@@ -1,75 +1,68 @@
-//! The connection: made with care, watched, and asked with a bound on every wait.
+//! One connection to NATS, and the one way to ask something over it.
 
-use std::collections::VecDeque;
+use std::error::Error as StdError;
 use std::fmt;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use async_nats::subject::ToSubject;
-use async_nats::{ConnectErrorKind, Event, HeaderMap, RequestErrorKind, ServerError};
+use async_nats::{AuthError, Client, HeaderMap, Message, Request, Subject, ToSubject};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
+use super::credentials::Credentials;
+use super::events::{Denials, Events};
+use super::failure;
 use super::options::ConnectOptions;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Messages of a subscription.
 pub(crate) type Messages = async_nats::Subscriber;
 
-/// How soon a server that has fallen silent is noticed: two of these without an answer. The client
-/// library's own default would take three minutes.
-const PING_EVERY: Duration = Duration::from_secs(5);
+/// A server that is gone without a word is noticed within three of these.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// Reconnects are spread over a time that doubles from this with every attempt, up to the next.
+const RECONNECT_FIRST: Duration = Duration::from_millis(10);
+const RECONNECT_LONGEST: Duration = Duration::from_secs(4);
 
-/// The longest pause between two tries to reconnect.
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
-
-/// Refusals that are remembered.
-const MAX_REFUSALS: usize = 32;
-
-/// A connection to NATS. Cheap to clone.
+/// A connection that restores itself. Clones share it; it ends with the last one.
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<Inner>);
 
 struct Inner {
-    client: async_nats::Client,
-    js_prefix: String,
+    client: Client,
+    api_prefix: String,
     request_timeout: Duration,
-    watched: Arc<Watched>,
-}
-
-/// What the client library tells of the connection.
-struct Watched {
-    /// Counts the times that it was made.
-    epoch: watch::Sender<u64>,
-    /// Counts the refusals; the texts of the latest are in `refused`.
-    refusals: watch::Sender<u64>,
-    refused: Mutex<VecDeque<String>>,
+    epochs: watch::Receiver<u64>,
+    /// Never read from: its clones see everything ever denied as a change.
+    denials: watch::Receiver<Denials>,
 }
 
 impl Connection {
+    /// Connects, or with [`ConnectOptions::keep_trying`] begins to.
     pub(crate) async fn open(options: &ConnectOptions) -> Result<Self> {
-        options.check_files()?;
-        let watched = Arc::new(Watched {
-            epoch: watch::Sender::new(0),
-            refusals: watch::Sender::new(0),
-            refused: Mutex::default(),
-        });
-        let client = tokio::time::timeout(
-            options.connect_timeout.saturating_mul(2),
-            native_options(options, watched.clone()).connect(options.servers.as_slice()),
-        )
-        .await
-        .map_err(|_| unreachable(options, "nobody answers"))?
-        .map_err(|error| connect_error(options, error))?;
+        options.check()?;
+        let events = Arc::new(Events::new(&options.inbox_prefix));
+        let (epochs, denials) = (events.epochs(), events.denials());
+        let servers = &options.servers;
+        let limit = options.connect_timeout.saturating_mul(servers.len());
+        let connecting = nats_options(options, events)?.connect(servers.addrs());
+        let client = timeout(limit, connecting)
+            .await
+            .map_err(|_| failure::connect_timeout(servers))?
+            .map_err(|error| failure::connect(servers, error))?;
         Ok(Self(Arc::new(Inner {
             client,
-            js_prefix: options.js_prefix.clone(),
+            api_prefix: options.api_prefix().to_owned(),
             request_timeout: options.request_timeout,
-            watched,
+            epochs,
+            denials,
         })))
     }
 
-    pub(super) fn client(&self) -> &async_nats::Client {
+    /// The connection as `async_nats` has it.
+    pub(super) fn client(&self) -> &Client {
         &self.0.client
     }
 
@@ -78,247 +71,198 @@ impl Connection {
         self.0.request_timeout
     }
 
-    /// Changes each time that the connection was made anew.
-    pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
-        self.0.watched.epoch.subscribe()
-    }
-
-    /// The largest message that the server takes, in bytes.
+    /// How many bytes the server takes in one message, headers included.
     pub(crate) fn max_payload(&self) -> usize {
-        self.0.client.server_info().max_payload
+        self.0.client.max_payload()
     }
 
-    /// The server's version.
+    /// The version of the server; zeros before the first connect.
     pub(crate) fn server_version(&self) -> (u32, u32, u32) {
-        parse_version(&self.0.client.server_info().version)
+        version(&self.0.client.server_info().version)
     }
 
-    pub(super) fn api_subject(&self, verb: &str) -> String {
-        format!("{}.{verb}", self.0.js_prefix)
+    /// How many times this connection has been made. A change means that answers and messages may
+    /// have been lost.
+    pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
+        self.0.epochs.clone()
     }
 
-    /// Asks, and waits for the answer.
+    /// The subject of a JetStream API call such as `STREAM.INFO.X`.
+    pub(super) fn api_subject(&self, call: &str) -> String {
+        format!("{}.{call}", self.0.api_prefix)
+    }
+
+    /// Publishes and waits for the answer, whatever it says.
     ///
-    /// # Errors
-    /// `Unavailable` where nobody listens, `Unknown` where no answer comes in time, `Permission` as
-    /// soon as the server refuses the subject.
+    /// Fails with `Unavailable` if nobody takes the subject, `Unknown` if no answer came in time,
+    /// `TooLarge`, or `Permission` as soon as the server refuses the subject or the answer's.
     pub(super) async fn request(
         &self,
         subject: impl ToSubject,
         headers: Option<HeaderMap>,
         payload: Bytes,
-    ) -> Result<async_nats::Message> {
+    ) -> Result<Message> {
         let subject = subject.to_subject();
-        let request = async_nats::Request {
-            payload: Some(payload),
-            headers,
-            timeout: Some(Some(self.timeout())),
-            inbox: None,
-        };
-        let mut refusals = self.0.watched.refusals.subscribe();
-        let answer = self.0.client.send_request(subject.clone(), request);
-        tokio::pin!(answer);
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut answer => {
-                    return answer.map_err(|error| request_error(&subject, error));
-                }
-                Ok(()) = refusals.changed() => {
-                    if let Some(error) = self.0.watched.refusal_of(&subject) {
-                        return Err(error);
-                    }
-                }
-            }
+        let mut request = Request::new().payload(payload).timeout(None);
+        request.headers = headers;
+        let asked = Instant::now();
+        // Our limit, unlike async-nats', covers the wait for room in its queue too.
+        let answer =
+            timeout(self.0.request_timeout, self.0.client.send_request(subject.clone(), request));
+        tokio::select! {
+            biased;
+            answer = answer => match answer {
+                Ok(answer) => answer.map_err(|error| failure::request(&subject, error)),
+                Err(_) => Err(failure::request_timeout(&subject, self.0.request_timeout)),
+            },
+            error = self.denied(&subject, asked) => Err(error),
         }
     }
 
-    /// Asks, and gives all answers; each wait for one must be bounded by the caller.
+    /// Asks what gets several answers.
     pub(super) async fn request_many(
         &self,
         subject: impl ToSubject,
         payload: Bytes,
-    ) -> Result<Messages> {
+    ) -> Result<Answers> {
+        let subject = subject.to_subject();
         let inbox = self.0.client.new_inbox();
-        let answers = self.subscribe(inbox.clone()).await?;
-        self.0
-            .client
-            .publish_with_reply(subject, inbox, payload)
-            .await
-            .map_err(|error| disconnected("cannot send a request").because(error))?;
-        Ok(answers)
+        let messages = self.subscribe(inbox.clone()).await?;
+        let asked = Instant::now();
+        let sent = self.0.client.publish_with_reply(subject.clone(), inbox, payload);
+        self.in_time("send a request", sent).await?;
+        Ok(Answers { conn: self.clone(), subject, asked, messages })
     }
 
     /// Sends a message that nobody confirms.
     pub(crate) async fn publish(&self, subject: impl ToSubject, payload: Bytes) -> Result<()> {
-        self.0
-            .client
-            .publish(subject, payload)
-            .await
-            .map_err(|error| disconnected("cannot send a message").because(error))
+        self.in_time("send a message", self.0.client.publish(subject, payload)).await
     }
 
     pub(crate) async fn subscribe(&self, subject: String) -> Result<Messages> {
-        self.0
-            .client
-            .subscribe(subject)
-            .await
-            .map_err(|error| disconnected("cannot subscribe").because(error))
+        self.in_time("subscribe", self.0.client.subscribe(subject)).await
     }
 
     /// Sends what is still on its way.
     pub(crate) async fn flush(&self) -> Result<()> {
-        match tokio::time::timeout(self.timeout(), self.0.client.flush()).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(disconnected("cannot flush").because(error)),
-            Err(_) => Err(disconnected("cannot flush in time")),
+        self.in_time("flush", self.0.client.flush()).await
+    }
+
+    /// Bounds what waits while disconnected, for room in the queue or for the connection.
+    async fn in_time<T, E>(
+        &self,
+        what: &str,
+        doing: impl Future<Output = Result<T, E>>,
+    ) -> Result<T>
+    where
+        E: StdError + Send + Sync + 'static,
+    {
+        match timeout(self.timeout(), doing).await {
+            Ok(done) => done.map_err(|error| failure::disconnected(what).because(error)),
+            Err(late) => Err(failure::disconnected(what).because(late)),
         }
+    }
+
+    /// Waits until the server refuses a request to `subject` made at `asked`.
+    async fn denied(&self, subject: &Subject, asked: Instant) -> Error {
+        let mut denials = self.0.denials.clone();
+        while denials.changed().await.is_ok() {
+            if let Some(denial) = denials.borrow_and_update().against(subject, asked) {
+                return failure::request_denied(subject, denial);
+            }
+        }
+        std::future::pending().await
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("js_prefix", &self.0.js_prefix).finish_non_exhaustive()
+        let prefix = &self.0.api_prefix;
+        f.debug_struct("Connection").field("api_prefix", prefix).finish_non_exhaustive()
     }
 }
 
-impl Watched {
-    fn hear(&self, event: Event) {
-        match event {
-            Event::Connected => {
-                tracing::debug!("connected");
-                self.epoch.send_modify(|epoch| *epoch += 1);
-            }
-            Event::ServerError(ServerError::Other(text)) if is_refusal(&text) => {
-                tracing::warn!(error = text, "the server refuses a subject");
-                let mut refused = self.refused.lock().unwrap_or_else(|poison| poison.into_inner());
-                if refused.len() == MAX_REFUSALS {
-                    refused.pop_front();
-                }
-                refused.push_back(text);
-                drop(refused);
-                self.refusals.send_modify(|count| *count += 1);
-            }
-            Event::Draining | Event::Closed => tracing::debug!(%event, "connection"),
-            Event::Disconnected
-            | Event::LameDuckMode
-            | Event::SlowConsumer(_)
-            | Event::ServerError(_)
-            | Event::ClientError(_) => tracing::warn!(%event, "connection"),
+/// What comes in answer to one question.
+pub(super) struct Answers {
+    conn: Connection,
+    subject: Subject,
+    asked: Instant,
+    messages: Messages,
+}
+
+impl Answers {
+    /// The next answer; `None` if none came within `patience`.
+    pub(super) async fn next(&mut self, patience: Duration) -> Result<Option<Message>> {
+        tokio::select! {
+            biased;
+            answer = timeout(patience, self.messages.next()) => Ok(answer.ok().flatten()),
+            error = self.conn.denied(&self.subject, self.asked) => Err(error),
         }
     }
-
-    /// The refusal of a subject, if there was one of late. It is taken out: a later request may fare
-    /// better, when rights were granted meanwhile.
-    fn refusal_of(&self, subject: &str) -> Option<Error> {
-        let mut refused = self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let quoted = format!("\"{}\"", subject.to_lowercase());
-        let about = |text: &&String| text.to_lowercase().contains(&quoted);
-        let index = refused.iter().position(|text| about(&text))?;
-        refused.remove(index)?;
-        Some(Error::new(
-            ErrorKind::Permission,
-            format!(
-                "these credentials may not publish on {subject}: grant that right, or use others"
-            ),
-        ))
-    }
 }
 
-fn is_refusal(text: &str) -> bool {
-    text.to_lowercase().starts_with("permissions violation")
-}
-
-fn native_options(options: &ConnectOptions, watched: Arc<Watched>) -> async_nats::ConnectOptions {
-    let credentials = options.credentials.clone();
-    let mut native = match &options.credentials {
-        super::credentials::Credentials::None => async_nats::ConnectOptions::new(),
-        _ => async_nats::ConnectOptions::with_auth_callback(move |nonce| {
-            let answer = credentials.auth(&nonce);
-            async move { answer }
-        }),
-    };
-    native = native
-        .ping_interval(PING_EVERY)
+fn nats_options(
+    options: &ConnectOptions,
+    events: Arc<Events>,
+) -> Result<async_nats::ConnectOptions> {
+    let tls = &options.tls;
+    let mut nats = authenticated(&options.credentials)
+        .tls_client_config(tls.client_config()?)
+        .require_tls(tls.required || options.servers.ask_for_tls())
         .connection_timeout(options.connect_timeout)
         .request_timeout(Some(options.request_timeout))
-        .require_tls(options.require_tls)
-        .reconnect_delay_callback(pause)
+        .custom_inbox_prefix(&options.inbox_prefix)
+        .ping_interval(PING_INTERVAL)
+        .reconnect_delay_callback(|attempts| reconnect_delay(attempts, fastrand::f64()))
         .event_callback(move |event| {
-            watched.hear(event);
-            async {}
+            events.take(&event);
+            std::future::ready(())
         });
     if let Some(name) = &options.name {
-        native = native.name(name);
+        nats = nats.name(name);
     }
-    if let Some(ca) = &options.root_ca {
-        native = native.add_root_certificates(ca.clone());
-    }
-    if let Some((cert, key)) = &options.client_cert {
-        native = native.add_client_certificate(cert.clone(), key.clone());
-    }
-    if options.tls_first {
-        native = native.tls_first();
-    }
-    if let Some(prefix) = &options.inbox_prefix {
-        native = native.custom_inbox_prefix(prefix);
+    if tls.first {
+        nats = nats.tls_first();
     }
     if options.keep_trying {
-        native = native.retry_on_initial_connect();
+        nats = nats.retry_on_initial_connect();
     }
-    native
+    Ok(nats)
 }
 
-/// Full jitter, so that many workers do not come back in one moment.
-fn pause(attempt: usize) -> Duration {
-    let exponent = u32::try_from(attempt.min(10)).unwrap_or(10);
-    Duration::from_millis(10 * 2u64.pow(exponent)).min(LONGEST_PAUSE).mul_f64(fastrand::f64())
-}
-
-fn unreachable(options: &ConnectOptions, why: &str) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("cannot connect to NATS at {}: {why}", options.shown_servers()),
-    )
-}
-
-fn connect_error(options: &ConnectOptions, error: async_nats::ConnectError) -> Error {
-    let (kind, why) = match error.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-            (ErrorKind::Permission, "the server refuses the credentials")
+/// Answers every challenge with what the files hold then.
+fn authenticated(credentials: &Credentials) -> async_nats::ConnectOptions {
+    if *credentials == Credentials::None {
+        return async_nats::ConnectOptions::new();
+    }
+    let credentials = Arc::new(credentials.clone());
+    async_nats::ConnectOptions::with_auth_callback(move |nonce| {
+        let credentials = credentials.clone();
+        async move {
+            tokio::task::spawn_blocking(move || credentials.answer(&nonce))
+                .await
+                .map_err(AuthError::new)?
+                .map_err(AuthError::new)
         }
-        ConnectErrorKind::Tls => (ErrorKind::Unavailable, "TLS failed; check certificates and CA"),
-        ConnectErrorKind::Dns => (ErrorKind::Unavailable, "the name does not resolve"),
-        ConnectErrorKind::TimedOut => (ErrorKind::Unavailable, "nobody answers in time"),
-        ConnectErrorKind::ServerParse => (ErrorKind::Invalid, "the address is not valid"),
-        ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
-            (ErrorKind::Unavailable, "nobody listens there, or the connection broke")
-        }
-    };
-    let message = format!("cannot connect to NATS at {}: {why}", options.shown_servers());
-    Error::new(kind, message).because(error)
+    })
 }
 
-fn request_error(subject: &str, error: async_nats::RequestError) -> Error {
-    let (kind, why) = match error.kind() {
-        RequestErrorKind::TimedOut => (ErrorKind::Unknown, "no answer came in time"),
-        RequestErrorKind::NoResponders => (ErrorKind::Unavailable, "nobody listens there"),
-        RequestErrorKind::MaxPayloadExceeded => {
-            (ErrorKind::TooLarge, "it is larger than the server's max_payload")
-        }
-        RequestErrorKind::InvalidSubject => (ErrorKind::Invalid, "that is no subject"),
-        RequestErrorKind::Other => (ErrorKind::Unknown, "the connection broke"),
-    };
-    Error::new(kind, format!("request on {subject}: {why}")).because(error)
+/// Full jitter, so that a server coming back is not met by all of its clients at once. `chance` is
+/// from 0 to 1.
+fn reconnect_delay(attempts: usize, chance: f64) -> Duration {
+    if attempts <= 1 {
+        return Duration::ZERO;
+    }
+    let doublings = u32::try_from(attempts - 2).unwrap_or(u32::MAX);
+    let longest = RECONNECT_FIRST.saturating_mul(2_u32.saturating_pow(doublings));
+    longest.min(RECONNECT_LONGEST).mul_f64(chance)
 }
 
-fn disconnected(what: &str) -> Error {
-    Error::new(ErrorKind::Unavailable, format!("{what}: the connection is gone"))
-}
-
-fn parse_version(text: &str) -> (u32, u32, u32) {
-    let mut parts = text.split(['.', '-', '+']).map(|part| part.parse().unwrap_or(0));
-    let mut next = || parts.next().unwrap_or(0);
+/// Reads `2.12.1` and `2.12.1-RC.2`; what is missing is zero.
+fn version(text: &str) -> (u32, u32, u32) {
+    let release = text.split(['-', '+']).next().unwrap_or_default();
+    let mut numbers = release.split('.').map(|number| number.parse().unwrap_or(0));
+    let mut next = || numbers.next().unwrap_or(0);
     (next(), next(), next())
 }
 
@@ -327,16 +271,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read() {
-        assert_eq!(parse_version("2.15.1"), (2, 15, 1));
-        assert_eq!(parse_version("2.14.0-RC.2"), (2, 14, 0));
-        assert_eq!(parse_version("rubbish"), (0, 0, 0));
+    fn delays_double_up_to_four_seconds_and_are_spread() {
+        assert_eq!(reconnect_delay(1, 1.0), Duration::ZERO);
+        assert_eq!(reconnect_delay(2, 1.0), Duration::from_millis(10));
+        assert_eq!(reconnect_delay(5, 1.0), Duration::from_millis(80));
+        assert_eq!(reconnect_delay(5, 0.25), Duration::from_millis(20));
+        for attempts in [11, 50, usize::MAX] {
+            assert_eq!(reconnect_delay(attempts, 1.0), RECONNECT_LONGEST);
+        }
     }
 
     #[test]
-    fn pauses_are_bounded() {
-        for attempt in [0, 1, 5, 1000] {
-            assert!(pause(attempt) <= LONGEST_PAUSE);
-        }
+    fn reads_versions() {
+        assert_eq!(version("2.12.1"), (2, 12, 1));
+        assert_eq!(version("2.14.0-RC.2"), (2, 14, 0));
+        assert_eq!(version("2.11"), (2, 11, 0));
+        assert_eq!(version(""), (0, 0, 0));
     }
 }

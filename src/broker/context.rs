@@ -1,186 +1,264 @@
-//! The contexts of the `nats` command line (ADR-21): files that say how to reach a server.
+//! NATS contexts: named connection settings in files, kept with `nats context` (ADR-21).
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::credentials::{Credentials, Secret, Seed};
 use super::options::ConnectOptions;
 use crate::error::{Error, ErrorKind, Result};
 
-const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
+const DEFAULT_URL: &str = "nats://localhost:4222";
 
-/// What of a context file matters here; the rest is ignored.
-#[derive(Debug, Default, Deserialize)]
+/// The keys we use; files hold more. An empty value is the same as none.
+#[derive(Default, Deserialize)]
 #[serde(default)]
-struct Context {
+struct ContextFile {
     url: String,
     token: String,
     user: String,
     password: String,
     creds: String,
     nkey: String,
+    user_jwt: String,
+    user_seed: String,
     cert: String,
     key: String,
     ca: String,
     nsc: String,
+    tls_first: bool,
     jetstream_domain: String,
     jetstream_api_prefix: String,
     inbox_prefix: String,
-    user_jwt: String,
-    user_seed: String,
-    tls_first: bool,
 }
 
 impl ConnectOptions {
-    /// Reads a context of the `nats` command line by its name, or the selected one. `config_dir` is
-    /// the folder `nats` in the user's configuration folder, such as `~/.config/nats`.
+    /// The settings of a NATS context file.
     ///
-    /// `Ok(None)` where no name is given and none is selected.
+    /// Of several credentials in it, the first of user, creds, JWT, nkey and token is used.
     ///
     /// # Errors
-    /// `is_not_found` where there is no such context, `is_invalid` where its file does not read.
-    pub fn from_context(config_dir: &Path, name: Option<&str>) -> Result<Option<Self>> {
-        let selected;
-        let name = match name {
-            Some(name) => name,
-            None => {
-                selected =
-                    std::fs::read_to_string(config_dir.join("context.txt")).unwrap_or_default();
-                selected.trim()
-            }
-        };
-        if name.is_empty() {
-            return Ok(None);
-        }
-        if name.contains("..") || name.contains(['/', '\\']) {
-            return Err(Error::invalid(format!("{name:?} is no name of a context")));
-        }
-        let path = config_dir.join("context").join(format!("{name}.json"));
-        if !path.exists() {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("there is no NATS context {name:?}: {} is missing", path.display()),
-            ));
-        }
-        Self::from_context_file(&path).map(Some)
+    ///
+    /// [`is_not_found`](crate::Error::is_not_found) if there is no such file; otherwise the message
+    /// says which file or key is wrong. The key `nsc` is not supported.
+    pub fn from_context_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read(path).map_err(|error| unreadable(path, error))?;
+        serde_json::from_slice::<ContextFile>(&text)
+            .map_err(|error| {
+                let message = format!("{} is not a NATS context", path.display());
+                Error::invalid(message).because(error)
+            })?
+            .options()
+            .map_err(|error| {
+                Error::invalid(format!("cannot use the NATS context {}", path.display()))
+                    .because(error)
+            })
     }
 
-    /// Reads a context file of the `nats` command line.
+    /// The settings of the NATS context of this name, in `context/NAME.json` below `config_dir`; or
+    /// of the one chosen with `nats context select`, and `None` if none is chosen.
+    ///
+    /// The `nats` command keeps contexts in `$XDG_CONFIG_HOME/nats`, or else `~/.config/nats`.
     ///
     /// # Errors
-    /// `is_invalid` where it does not read, or asks for something that is not supported.
-    pub fn from_context_file(path: &Path) -> Result<Self> {
-        let wrong = |why: &str| Error::invalid(format!("NATS context {} {why}", path.display()));
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| wrong("cannot be read").because(error))?;
-        let context: Context =
-            serde_json::from_str(&text).map_err(|error| wrong("does not decode").because(error))?;
-        if !context.nsc.is_empty() {
-            return Err(wrong(
-                "names an nsc profile, which is not supported: generate a credentials file (nsc \
-                 generate creds) and set it as creds",
-            ));
+    ///
+    /// [`is_invalid`](crate::Error::is_invalid) if this cannot be the name of a context, and those
+    /// of [`from_context_file`](Self::from_context_file).
+    pub fn from_context(config_dir: &Path, name: Option<&str>) -> Result<Option<Self>> {
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None => match selected(config_dir)? {
+                Some(name) => name,
+                None => return Ok(None),
+            },
+        };
+        if name.is_empty() || name.contains("..") || name.contains(['/', '\\']) {
+            return Err(Error::invalid(format!("'{name}' cannot be the name of a NATS context")));
         }
-        context.into_options()
+        let path = config_dir.join("context").join(format!("{name}.json"));
+        Self::from_context_file(path).map(Some)
     }
 }
 
-impl Context {
-    fn into_options(self) -> Result<ConnectOptions> {
+/// The name of the context chosen with `nats context select`.
+fn selected(config_dir: &Path) -> Result<Option<String>> {
+    let path = config_dir.join("context.txt");
+    match std::fs::read_to_string(&path) {
+        Ok(name) => Ok(Some(name.trim().to_owned()).filter(|name| !name.is_empty())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(unreadable(&path, error)),
+    }
+}
+
+impl ContextFile {
+    fn options(self) -> Result<ConnectOptions> {
+        if !self.nsc.is_empty() {
+            return Err(Error::invalid(
+                "its key 'nsc' is not supported; write the credentials with \
+                 `nsc generate creds` and set 'creds' to that file",
+            ));
+        }
         let url = if self.url.is_empty() { DEFAULT_URL } else { &self.url };
         let mut options = ConnectOptions::new(url)?;
-        // In the order of the nats command line.
-        options = if !self.user.is_empty() {
-            options.user_password(&self.user, &self.password)
-        } else if !self.creds.is_empty() {
-            options.creds_file(home(&self.creds))
-        } else if !self.nkey.is_empty() {
-            options.nkey(home(&self.nkey).to_string_lossy())
-        } else if !self.user_jwt.is_empty() {
-            options.jwt(&self.user_jwt, &self.user_seed)
-        } else if !self.token.is_empty() {
-            options.token(&self.token)
-        } else {
-            options
-        };
-        if !self.ca.is_empty() {
-            options = options.root_ca(home(&self.ca));
+        if let Some(credentials) = self.credentials()? {
+            options.credentials = credentials;
         }
-        if !self.cert.is_empty() {
-            options = options.client_cert(home(&self.cert), home(&self.key));
+        Ok(self.jetstream(self.tls(options)?))
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>> {
+        if !self.user.is_empty() {
+            let password = Secret::new(&self.password);
+            return Ok(Some(Credentials::User { user: self.user.clone(), password }));
         }
-        if self.tls_first {
-            options = options.tls_first();
+        if let Some(creds) = path(&self.creds) {
+            return Ok(Some(Credentials::File(creds)));
         }
+        let nkey = path(&self.nkey).map(Seed::File);
+        if !self.user_jwt.is_empty() {
+            let seed = Some(&self.user_seed).filter(|seed| !seed.is_empty());
+            let seed =
+                seed.map(|seed| Seed::Inline(Secret::new(seed))).or(nkey).ok_or_else(|| {
+                    Error::invalid("'user_jwt' needs 'user_seed' or 'nkey' beside it")
+                })?;
+            return Ok(Some(Credentials::Jwt { jwt: Secret::new(&self.user_jwt), seed }));
+        }
+        let token = Some(&self.token).filter(|token| !token.is_empty());
+        let token = token.map(|token| Credentials::Token(Secret::new(token)));
+        Ok(nkey.map(Credentials::Nkey).or(token))
+    }
+
+    fn tls(&self, mut options: ConnectOptions) -> Result<ConnectOptions> {
+        if let Some(ca) = path(&self.ca) {
+            options = options.root_ca(ca);
+        }
+        match (path(&self.cert), path(&self.key)) {
+            (Some(cert), Some(key)) => options = options.client_cert(cert, key),
+            (None, None) => {}
+            (Some(_), None) => return Err(Error::invalid("'cert' needs 'key' beside it")),
+            (None, Some(_)) => return Err(Error::invalid("'key' needs 'cert' beside it")),
+        }
+        Ok(if self.tls_first { options.tls_first() } else { options })
+    }
+
+    fn jetstream(&self, mut options: ConnectOptions) -> ConnectOptions {
         if !self.inbox_prefix.is_empty() {
             options = options.inbox_prefix(&self.inbox_prefix);
         }
-        if !self.jetstream_domain.is_empty() {
-            options = options.js_domain(&self.jetstream_domain);
+        match (self.jetstream_domain.as_str(), self.jetstream_api_prefix.as_str()) {
+            ("", "") => options,
+            (domain, "") => options.js_domain(domain),
+            (_, prefix) => options.js_api_prefix(prefix),
         }
-        if !self.jetstream_api_prefix.is_empty() {
-            options = options.js_api_prefix(&self.jetstream_api_prefix);
-        }
-        Ok(options)
     }
 }
 
-/// A path in which `~/` stands for the user's home.
-fn home(path: &str) -> PathBuf {
-    match (path.strip_prefix("~/"), std::env::home_dir()) {
-        (Some(rest), Some(home)) => home.join(rest),
-        (None, _) | (Some(_), None) => PathBuf::from(path),
-    }
+/// A path, where `~/` is the user's home folder.
+fn path(text: &str) -> Option<PathBuf> {
+    let home = text.strip_prefix("~/").and_then(|rest| Some(std::env::home_dir()?.join(rest)));
+    home.or_else(|| (!text.is_empty()).then(|| text.into()))
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::NotFound => ErrorKind::NotFound,
+        _ => ErrorKind::Local,
+    };
+    Error::new(kind, format!("cannot read the NATS context {}", path.display())).because(error)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+
     use super::*;
 
-    fn folder(contexts: &[(&str, &str)], selected: &str) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().expect("a folder");
-        std::fs::create_dir(folder.path().join("context")).expect("a folder");
-        for (name, text) in contexts {
-            let path = folder.path().join("context").join(format!("{name}.json"));
-            std::fs::write(path, text).expect("written");
-        }
-        std::fs::write(folder.path().join("context.txt"), selected).expect("written");
-        folder
+    fn read(json: &str) -> Result<ConnectOptions> {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(file.path(), json).expect("written");
+        ConnectOptions::from_context_file(file.path())
+    }
+
+    #[track_caller]
+    fn credentials(json: &str) -> Credentials {
+        read(json).expect("valid").credentials
     }
 
     #[test]
-    fn the_named_context_goes_before_the_selected_one() {
-        let folder = folder(
-            &[
-                ("a", r#"{"url":"nats://a","description":"x","color_scheme":"blue"}"#),
-                ("b", r#"{"url":"nats://b:1,nats://c:2","token":"t"}"#),
-            ],
-            "a\n",
-        );
-        let read = |name| ConnectOptions::from_context(folder.path(), name).expect("reads");
-        assert_eq!(read(None).expect("selected").shown_servers(), "a:4222");
-        let named = read(Some("b")).expect("named");
-        assert_eq!(named.shown_servers(), "b:1, c:2");
-        assert!(format!("{named:?}").contains("token"));
-    }
-
-    #[test]
-    fn none_selected_is_no_mistake_and_a_missing_one_is() {
-        let folder = folder(&[], "");
-        assert!(ConnectOptions::from_context(folder.path(), None).expect("fine").is_none());
-        let missing = ConnectOptions::from_context(folder.path(), Some("x")).expect_err("missing");
-        assert!(missing.is_not_found());
-        for bad in ["../x", "a/b"] {
-            assert!(ConnectOptions::from_context(folder.path(), Some(bad)).is_err(), "{bad}");
+    fn takes_the_first_credentials_in_order() {
+        let user = Credentials::User { user: "u".into(), password: Secret::new("p") };
+        let jwt = |seed| Credentials::Jwt { jwt: Secret::new("j"), seed };
+        let inline = Seed::Inline(Secret::new("s"));
+        let cases = [
+            (r#"{"user":"u","password":"p","creds":"/c","nkey":"/n","token":"t"}"#, user),
+            (r#"{"creds":"/c","nkey":"/n","token":"t"}"#, Credentials::File("/c".into())),
+            (r#"{"user_jwt":"j","user_seed":"s","nkey":"/n"}"#, jwt(inline)),
+            (r#"{"user_jwt":"j","nkey":"/n"}"#, jwt(Seed::File("/n".into()))),
+            (r#"{"nkey":"/n","token":"t"}"#, Credentials::Nkey(Seed::File("/n".into()))),
+            (r#"{"creds":"","token":"t"}"#, Credentials::Token(Secret::new("t"))),
+            (r#"{"url":"nats://t@a"}"#, Credentials::Token(Secret::new("t"))),
+            ("{}", Credentials::None),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(credentials(json), expected, "{json}");
         }
     }
 
     #[test]
-    fn a_domain_shapes_the_api_prefix() {
-        let folder = folder(&[("d", r#"{"jetstream_domain":"hub","user":"u","token":"t"}"#)], "d");
-        let options = ConnectOptions::from_context(folder.path(), None).expect("reads").expect("d");
-        assert_eq!(options.js_prefix, "$JS.hub.API");
-        assert_eq!(options.shown_servers(), "127.0.0.1:4222");
-        assert!(format!("{options:?}").contains("user and password"));
+    fn takes_everything_else_and_ignores_unknown_keys() {
+        let json = r#"{"description":"x","color_scheme":"y","url":"tls://a,tls://b","ca":"/ca",
+            "cert":"/cert","key":"/key","tls_first":true,"jetstream_domain":"hub",
+            "inbox_prefix":"_INBOX.me"}"#;
+        let options = read(json).expect("valid");
+        assert_eq!(options.servers.to_string(), "tls://a:4222,tls://b:4222");
+        assert_eq!(options.api_prefix(), "$JS.hub.API");
+        assert_eq!(options.inbox_prefix, "_INBOX.me");
+        assert_eq!(options.tls.root_ca.as_deref(), Some(Path::new("/ca")));
+        assert!(options.tls.client_cert.is_some() && options.tls.first);
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_a_file() {
+        let cases = [
+            (r#"{"nsc":"nsc://o/a/u"}"#, "nsc generate creds"),
+            (r#"{"cert":"/c"}"#, "'key'"),
+            (r#"{"user_jwt":"j"}"#, "'user_seed'"),
+            (r#"{"url":"http://a"}"#, "'http://a'"),
+            (r#"{"url":7}"#, "invalid type"),
+        ];
+        for (json, expected) in cases {
+            let error = read(json).expect_err("invalid");
+            let cause = error.source().expect("cause").to_string();
+            assert!(error.is_invalid() && cause.contains(expected), "{json}: {cause}");
+        }
+    }
+
+    #[test]
+    fn finds_contexts_by_name() {
+        let dir = tempfile::tempdir().expect("temporary folder");
+        let context = |name| ConnectOptions::from_context(dir.path(), name);
+        assert!(context(None).expect("none").is_none());
+
+        std::fs::create_dir(dir.path().join("context")).expect("folder");
+        std::fs::write(dir.path().join("context/a.b.json"), r#"{"url":"h"}"#).expect("written");
+        std::fs::write(dir.path().join("context.txt"), "a.b\n").expect("written");
+        let options = context(None).expect("valid").expect("selected");
+        assert_eq!(options.servers.to_string(), "nats://h:4222");
+
+        assert!(context(Some("a.b")).expect("valid").is_some());
+        assert!(context(Some("other")).expect_err("missing").is_not_found());
+        for bad in ["", "..", "../a", "x/y", "x\\y"] {
+            assert!(context(Some(bad)).expect_err("bad name").is_invalid(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_tilde_is_the_home_folder() {
+        let home = std::env::home_dir().expect("home");
+        assert_eq!(path("~/x.creds"), Some(home.join("x.creds")));
+        assert_eq!(path("/~/x"), Some("/~/x".into()));
+        assert_eq!(path(""), None);
     }
 }

@@ -1,149 +1,220 @@
-//! What a client shows a server to be let in.
+//! How a connection proves who it is.
+//!
+//! Files are read at every connect and reconnect: short-lived credentials are replaced on disk while
+//! the process runs, and those read at its start would be refused from then on.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use async_nats::{Auth, AuthError};
 use nkeys::KeyPair;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
-/// Credentials of one of NATS' kinds.
-#[derive(Clone)]
+/// Text that `Debug` does not show.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Secret(String);
+
+impl Secret {
+    pub(super) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// What a server is shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Credentials {
+    /// Nothing, for servers that ask for nothing.
     None,
-    Password(String, String),
-    Token(String),
-    /// A seed, or the path of a file with one.
-    Nkey(String),
-    Jwt {
-        jwt: String,
-        seed: String,
+    User {
+        user: String,
+        password: Secret,
     },
-    /// A file with a JWT and a seed.
+    Token(Secret),
+    Nkey(Seed),
+    /// A file with a JWT and its seed.
+    File(PathBuf),
+    Jwt {
+        jwt: Secret,
+        seed: Seed,
+    },
+}
+
+/// The private half of an nkey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Seed {
+    Inline(Secret),
     File(PathBuf),
 }
 
 impl Credentials {
-    /// Whether they can be used at all, as far as that can be told without a server.
+    /// Finds out before connecting whether files can be read and keys can sign.
     pub(super) fn check(&self) -> Result<()> {
-        match self {
-            Self::None | Self::Password(..) | Self::Token(_) => Ok(()),
-            Self::Nkey(seed_or_file) => seed_of(seed_or_file).and_then(|seed| key(&seed)).map(drop),
-            Self::Jwt { seed, .. } => key(seed).map(drop),
-            Self::File(path) => read_file(path).map(drop),
-        }
+        self.answer(b"nonce").map(drop)
     }
 
-    /// What to show for this connection; `nonce` is the server's challenge.
-    pub(super) fn auth(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
-        self.answer(nonce).map_err(AuthError::new)
-    }
-
-    fn answer(&self, nonce: &[u8]) -> Result<Auth> {
-        let mut auth = Auth::new();
+    /// The answer to a server's challenge. Reads files.
+    pub(super) fn answer(&self, nonce: &[u8]) -> Result<async_nats::Auth> {
+        let mut answer = async_nats::Auth::new();
         match self {
             Self::None => {}
-            Self::Password(user, password) => {
-                auth.username = Some(user.clone());
-                auth.password = Some(password.clone());
+            Self::User { user, password } => {
+                answer.username = Some(user.clone());
+                answer.password = Some(password.0.clone());
             }
-            Self::Token(token) => auth.token = Some(token.clone()),
-            Self::Nkey(seed_or_file) => {
-                let key = key(&seed_of(seed_or_file)?)?;
-                auth.signature = Some(sign(&key, nonce)?);
-                auth.nkey = Some(key.public_key());
-            }
-            Self::Jwt { jwt, seed } => {
-                auth.signature = Some(sign(&key(seed)?, nonce)?);
-                auth.jwt = Some(jwt.clone());
+            Self::Token(token) => answer.token = Some(token.0.clone()),
+            Self::Nkey(seed) => {
+                let key = seed.key()?;
+                answer.nkey = Some(key.public_key());
+                answer.signature = Some(signature(&key, nonce)?);
             }
             Self::File(path) => {
-                let (jwt, key) = read_file(path)?;
-                auth.signature = Some(sign(&key, nonce)?);
-                auth.jwt = Some(jwt);
+                let (jwt, key) = read_creds(path)?;
+                answer.jwt = Some(jwt);
+                answer.signature = Some(signature(&key, nonce)?);
+            }
+            Self::Jwt { jwt, seed } => {
+                answer.jwt = Some(jwt.0.clone());
+                answer.signature = Some(signature(&seed.key()?, nonce)?);
             }
         }
-        Ok(auth)
+        Ok(answer)
     }
 }
 
-fn seed_of(seed_or_file: &str) -> Result<String> {
-    if seed_or_file.starts_with("SU") && KeyPair::from_seed(seed_or_file).is_ok() {
-        return Ok(seed_or_file.to_owned());
+impl Seed {
+    /// What is in a seed's letters is a seed, right or wrong, and never shown; the rest are paths.
+    pub(super) fn given(seed_or_file: String) -> Self {
+        let is_seed = seed_or_file.starts_with("SU")
+            && seed_or_file.bytes().all(|byte| matches!(byte, b'A'..=b'Z' | b'2'..=b'7'));
+        if is_seed { Self::Inline(Secret(seed_or_file)) } else { Self::File(seed_or_file.into()) }
     }
-    let text = std::fs::read_to_string(seed_or_file).map_err(|error| {
-        // The text may be a mistyped seed: do not show it.
-        Error::invalid("the nkey is neither a user's seed (SU…) nor a file that can be read")
-            .because(error)
-    })?;
-    text.lines()
-        .map(str::trim)
-        .find(|line| line.starts_with("SU"))
-        .map(str::to_owned)
-        .ok_or_else(|| Error::invalid(format!("{seed_or_file} holds no user's seed (SU…)")))
+
+    fn key(&self) -> Result<KeyPair> {
+        match self {
+            Self::Inline(seed) => KeyPair::from_seed(seed.0.trim())
+                .map_err(|error| Error::invalid("the nkey seed is not valid").because(error)),
+            Self::File(path) => read_nkey(path),
+        }
+    }
 }
 
-fn key(seed: &str) -> Result<KeyPair> {
-    KeyPair::from_seed(seed.trim())
-        .map_err(|error| Error::invalid("the nkey seed is not valid").because(error))
+fn signature(key: &KeyPair, nonce: &[u8]) -> Result<Vec<u8>> {
+    key.sign(nonce)
+        .map_err(|error| Error::invalid("cannot sign with the nkey; is it a seed?").because(error))
 }
 
-fn sign(key: &KeyPair, nonce: &[u8]) -> Result<Vec<u8>> {
-    key.sign(nonce).map_err(|error| Error::invalid("the nkey seed cannot sign").because(error))
+fn read_creds(path: &Path) -> Result<(String, KeyPair)> {
+    let text = read(path, "credentials file")?;
+    let jwt = block(&text, "NATS USER JWT");
+    let key = block(&text, "USER NKEY SEED").map(KeyPair::from_seed);
+    match (jwt, key) {
+        (Some(jwt), Some(Ok(key))) => Ok((jwt.to_owned(), key)),
+        (_, Some(Err(error))) => Err(malformed(path, "holds no valid seed").because(error)),
+        (None, _) | (_, None) => Err(malformed(path, "must hold a user JWT and its nkey seed")),
+    }
 }
 
-fn read_file(path: &Path) -> Result<(String, KeyPair)> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::invalid(format!("cannot read the credentials file {}", path.display()))
-            .because(error)
-    })?;
-    let part = |label: &str| {
-        decorated(&text, label).ok_or_else(|| {
-            Error::invalid(format!("the credentials file {} holds no {label}", path.display()))
-        })
-    };
-    let jwt = part("NATS USER JWT")?.to_owned();
-    let seed = part("USER NKEY SEED")?;
-    Ok((jwt, key(seed)?))
+fn read_nkey(path: &Path) -> Result<KeyPair> {
+    let text = read(path, "nkey file")?;
+    let bare = || text.lines().map(str::trim).find(|line| line.starts_with("SU"));
+    let seed = block(&text, "USER NKEY SEED")
+        .or_else(bare)
+        .ok_or_else(|| malformed(path, "holds no user nkey seed (it would begin with SU)"))?;
+    KeyPair::from_seed(seed).map_err(|error| malformed(path, "holds no valid seed").because(error))
 }
 
-/// The line between `-----BEGIN <label>-----` and its end.
-fn decorated<'a>(text: &'a str, label: &str) -> Option<&'a str> {
-    let mut lines = text.lines().map(str::trim);
+/// The line after `-----BEGIN <label>-----`.
+fn block<'a>(text: &'a str, label: &str) -> Option<&'a str> {
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     lines.find(|line| line.starts_with("---") && line.contains(&format!("BEGIN {label}")))?;
-    lines.find(|line| !line.is_empty()).filter(|line| !line.starts_with("---"))
+    lines.next()
 }
 
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::None => "none",
-            Self::Password(..) => "user and password",
-            Self::Token(_) => "token",
-            Self::Nkey(_) => "nkey",
-            Self::Jwt { .. } => "jwt",
-            Self::File(_) => "credentials file",
-        })
-    }
+fn read(path: &Path, what: &str) -> Result<String> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot read the {what} {}", path.display());
+        Error::new(ErrorKind::Local, message).because(error)
+    })
+}
+
+fn malformed(path: &Path, how: &str) -> Error {
+    Error::invalid(format!("the file {} {how}", path.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_credentials_file_is_read() {
-        let text = "-----BEGIN NATS USER JWT-----\neyJ0\n------END NATS USER JWT------\n\n\
-                    *** IMPORTANT ***\n-----BEGIN USER NKEY SEED-----\nSUAX\n------END USER NKEY SEED------\n";
-        assert_eq!(decorated(text, "NATS USER JWT"), Some("eyJ0"));
-        assert_eq!(decorated(text, "USER NKEY SEED"), Some("SUAX"));
-        assert_eq!(decorated("nothing", "USER NKEY SEED"), None);
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        file
+    }
+
+    fn creds(jwt: &str, seed: &str) -> String {
+        format!(
+            "-----BEGIN NATS USER JWT-----\r\n{jwt}\r\n------END NATS USER JWT------\r\n\r\n\
+             ** IMPORTANT **\r\n-----BEGIN USER NKEY SEED-----\r\n{seed}\r\n\
+             ------END USER NKEY SEED------\r\n"
+        )
     }
 
     #[test]
-    fn a_wrong_nkey_is_not_shown() {
-        let error = Credentials::Nkey("SUNOTASEED".into()).check().expect_err("wrong");
-        assert!(!format!("{error:?}").contains("NOTASEED"), "{error:?}");
+    fn signs_with_the_file_as_it_is_now() {
+        let key = KeyPair::new_user();
+        let seed = key.seed().expect("seed");
+        let file = file(&creds("first", &seed));
+        let credentials = Credentials::File(file.path().into());
+        assert_eq!(credentials.answer(b"n").expect("answer").jwt.as_deref(), Some("first"));
+
+        std::fs::write(file.path(), creds("second", &seed)).expect("written");
+        let answer = credentials.answer(b"n").expect("answer");
+        assert_eq!(answer.jwt.as_deref(), Some("second"));
+        key.verify(b"n", &answer.signature.expect("signature")).expect("signed");
+    }
+
+    #[test]
+    fn reads_bare_and_decorated_nkey_files() {
+        let key = KeyPair::new_user();
+        let seed = key.seed().expect("seed");
+        for text in [seed.clone(), format!("\n{seed}\n"), creds("jwt", &seed)] {
+            let file = file(&text);
+            let answer =
+                Credentials::Nkey(Seed::File(file.path().into())).answer(b"n").expect("answer");
+            assert_eq!(answer.nkey, Some(key.public_key()));
+        }
+    }
+
+    #[test]
+    fn says_which_file_is_wrong() {
+        let missing = Credentials::File("/no/such.creds".into()).check().expect_err("missing");
+        assert!(missing.to_string().contains("/no/such.creds"));
+        for text in ["", "-----BEGIN NATS USER JWT-----\nx\n", &creds("jwt", "SUNOSEED")] {
+            let file = file(text);
+            let path = file.path().display().to_string();
+            let error = Credentials::File(file.path().into()).check().expect_err("malformed");
+            assert!(error.is_invalid() && error.to_string().contains(&path), "{error}");
+        }
+    }
+
+    #[test]
+    fn shows_no_secret() {
+        let credentials = [
+            Credentials::User { user: "me".into(), password: Secret::new("hunter2") },
+            Credentials::Token(Secret::new("hunter2")),
+            Credentials::Jwt {
+                jwt: Secret::new("hunter2"),
+                seed: Seed::Inline(Secret::new("hunter2")),
+            },
+        ];
+        assert!(!format!("{credentials:?}").contains("hunter2"));
+        let error = Credentials::Nkey(Seed::given("SUHUNTER2".into())).check().expect_err("bad");
+        assert!(!format!("{error:?}").contains("HUNTER2"), "{error:?}");
     }
 }

@@ -6,12 +6,16 @@ mod clock;
 mod connection;
 mod context;
 mod credentials;
+mod events;
+mod failure;
 mod options;
 mod provision;
 mod publish;
 mod pull;
 mod read;
 mod registry;
+mod servers;
+mod tls;
 
 pub(crate) use ack::AckSubject;
 #[cfg(feature = "embedded")]

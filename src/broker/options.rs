@@ -1,280 +1,267 @@
-//! How to reach NATS: servers, credentials, TLS. Read and checked before anything is connected.
+//! How to reach the broker: where it is, who we are, what to trust, how long to wait.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use async_nats::ServerAddr;
-
-use super::credentials::Credentials;
+use super::credentials::{Credentials, Secret, Seed};
+use super::servers::Servers;
+use super::tls::{CertFiles, Tls};
 use crate::error::{Error, Result};
 
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How to reach NATS. Reads no environment; [`ConnectOptions::from_context`] reads the contexts of
-/// the `nats` command line.
+/// How to connect to NATS.
+///
+/// Nothing is taken from the environment. Files are read when connecting, those with credentials
+/// and certificates again at every reconnect, so they may be renewed meanwhile. Of several ways to
+/// authenticate, the one set last is used. `Debug` shows no secrets.
 ///
 /// ```
 /// use tidemill::ConnectOptions;
 ///
-/// let options = ConnectOptions::new("nats://a.example:4222,nats://b.example:4222")?
-///     .creds_file("/etc/tidemill/worker.creds")
-///     .inbox_prefix("_INBOX_worker");
+/// let options = ConnectOptions::new("tls://nats-1.example.com,tls://nats-2.example.com")?
+///     .name("billing")
+///     .creds_file("/run/secrets/billing.creds");
 /// # Ok::<(), tidemill::Error>(())
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    pub(super) servers: Vec<ServerAddr>,
-    pub(super) name: Option<String>,
+    pub(super) servers: Servers,
     pub(super) credentials: Credentials,
-    pub(super) root_ca: Option<PathBuf>,
-    pub(super) client_cert: Option<(PathBuf, PathBuf)>,
-    pub(super) tls_first: bool,
-    pub(super) require_tls: bool,
-    pub(super) inbox_prefix: Option<String>,
-    pub(super) js_prefix: String,
+    pub(super) tls: Tls,
+    pub(super) name: Option<String>,
+    pub(super) inbox_prefix: String,
     pub(super) request_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) keep_trying: bool,
+    js_api_prefix: String,
 }
 
 impl ConnectOptions {
-    /// One server or several, with commas between: `nats://host:4222`, `tls://host`, or just a host.
+    /// Options for one server, or for several of one cluster, separated by commas.
+    ///
+    /// A URL is `nats://HOST` or `tls://HOST`, with `:PORT` if that is not 4222. One with `tls://`
+    /// makes TLS a must for all. Credentials in a URL, `USER:PASSWORD@HOST` or `TOKEN@HOST`, are
+    /// used for all servers.
     ///
     /// # Errors
-    /// `is_invalid`, naming the part that is no server's URL.
-    pub fn new(urls: impl AsRef<str>) -> Result<Self> {
+    ///
+    /// [`is_invalid`](crate::Error::is_invalid), naming the URL that is wrong.
+    pub fn new(servers: impl AsRef<str>) -> Result<Self> {
+        let (servers, credentials) = Servers::parse(servers.as_ref())?;
         Ok(Self {
-            servers: parse_servers(urls.as_ref())?,
+            servers,
+            credentials: credentials.unwrap_or(Credentials::None),
+            tls: Tls::default(),
             name: None,
-            credentials: Credentials::None,
-            root_ca: None,
-            client_cert: None,
-            tls_first: false,
-            require_tls: false,
-            inbox_prefix: None,
-            js_prefix: "$JS.API".to_owned(),
-            request_timeout: DEFAULT_TIMEOUT,
-            connect_timeout: DEFAULT_TIMEOUT,
+            inbox_prefix: "_INBOX".to_owned(),
+            request_timeout: REQUEST_TIMEOUT,
+            connect_timeout: CONNECT_TIMEOUT,
             keep_trying: false,
+            js_api_prefix: "$JS.API".to_owned(),
         })
     }
 
-    /// Other servers, with everything else as it is.
+    /// Replaces the servers, and the credentials if the new URLs carry some.
     ///
     /// # Errors
-    /// As [`ConnectOptions::new`].
-    pub fn servers(mut self, urls: impl AsRef<str>) -> Result<Self> {
-        self.servers = parse_servers(urls.as_ref())?;
+    ///
+    /// Those of [`new`](Self::new).
+    pub fn servers(mut self, servers: impl AsRef<str>) -> Result<Self> {
+        let (servers, credentials) = Servers::parse(servers.as_ref())?;
+        self.servers = servers;
+        self.credentials = credentials.unwrap_or(self.credentials);
         Ok(self)
     }
 
-    /// A name that the server shows for this connection.
+    /// What the server calls this connection in its logs and reports. None by default.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// A user and a password.
+    /// Authenticates with a name and a password.
     #[must_use]
     pub fn user_password(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.credentials = Credentials::Password(user.into(), password.into());
+        self.credentials = Credentials::User { user: user.into(), password: Secret::new(password) };
         self
     }
 
-    /// A token.
+    /// Authenticates with a token.
     #[must_use]
     pub fn token(mut self, token: impl Into<String>) -> Self {
-        self.credentials = Credentials::Token(token.into());
+        self.credentials = Credentials::Token(Secret::new(token));
         self
     }
 
-    /// An nkey: the seed of a user (`SU…`), or a file that holds it.
+    /// Authenticates with an nkey: its seed (`SU…`), or a file that holds that.
     #[must_use]
     pub fn nkey(mut self, seed_or_file: impl Into<String>) -> Self {
-        self.credentials = Credentials::Nkey(seed_or_file.into());
+        self.credentials = Credentials::Nkey(Seed::given(seed_or_file.into()));
         self
     }
 
-    /// A credentials file with a JWT and a seed. It is read anew for each connection, so that it can
-    /// be replaced while the program runs.
+    /// Authenticates with a credentials file: a user JWT with its seed, as `nsc` writes them.
     #[must_use]
     pub fn creds_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.credentials = Credentials::File(path.into());
         self
     }
 
-    /// A user's JWT and its seed.
+    /// Authenticates with a user JWT and the nkey it was issued for: its seed (`SU…`), or a file that
+    /// holds that.
     #[must_use]
-    pub fn jwt(mut self, jwt: impl Into<String>, seed: impl Into<String>) -> Self {
-        self.credentials = Credentials::Jwt { jwt: jwt.into(), seed: seed.into() };
+    pub fn jwt(mut self, jwt: impl Into<String>, seed_or_file: impl Into<String>) -> Self {
+        let seed = Seed::given(seed_or_file.into());
+        self.credentials = Credentials::Jwt { jwt: Secret::new(jwt), seed };
         self
     }
 
-    /// Trusts the certificate authorities in this file.
+    /// Trusts the CA certificates in this PEM file instead of the platform's.
     #[must_use]
     pub fn root_ca(mut self, path: impl Into<PathBuf>) -> Self {
-        self.root_ca = Some(path.into());
+        self.tls.root_ca = Some(path.into());
         self
     }
 
-    /// Shows this certificate to the server.
+    /// Shows the server a certificate: PEM files of the chain and of the private key.
     #[must_use]
     pub fn client_cert(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
-        self.client_cert = Some((cert.into(), key.into()));
+        self.tls.client_cert = Some(CertFiles { cert: cert.into(), key: key.into() });
         self
     }
 
-    /// Starts with TLS instead of waiting for the server to ask for it.
+    /// Begins with the TLS handshake, for servers with `handshake_first`. Implies TLS.
     #[must_use]
     pub fn tls_first(mut self) -> Self {
-        self.tls_first = true;
+        self.tls.first = true;
+        self.tls.required = true;
         self
     }
 
-    /// Refuses a server without TLS.
+    /// Refuses servers without TLS. Without this, the server decides.
     #[must_use]
     pub fn require_tls(mut self) -> Self {
-        self.require_tls = true;
+        self.tls.required = true;
         self
     }
 
-    /// What the subjects begin with on which answers come; permissions may ask for one.
+    /// Where answers are sent; `_INBOX` by default. The user needs the right to subscribe to
+    /// `PREFIX.>`.
     #[must_use]
     pub fn inbox_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.inbox_prefix = Some(prefix.into());
+        self.inbox_prefix = prefix.into();
         self
     }
 
-    /// The JetStream domain to use.
+    /// Uses the JetStream of another domain, such as a leaf node's hub.
     #[must_use]
     pub fn js_domain(self, domain: impl AsRef<str>) -> Self {
-        let prefix = format!("$JS.{}.API", domain.as_ref());
-        self.js_api_prefix(prefix)
+        self.js_api_prefix(format!("$JS.{}.API", domain.as_ref()))
     }
 
-    /// What the subjects of the JetStream API begin with. Default `$JS.API`.
+    /// Uses a JetStream imported from another account under this prefix instead of `$JS.API`.
     #[must_use]
     pub fn js_api_prefix(mut self, prefix: impl Into<String>) -> Self {
-        self.js_prefix = prefix.into().trim_end_matches('.').to_owned();
+        self.js_api_prefix = prefix.into().trim_end_matches('.').to_owned();
         self
     }
 
-    /// How long an answer may take. Default 5 s.
+    /// How long to wait for an answer; 5 s by default.
     #[must_use]
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
 
-    /// How long connecting may take. Default 5 s.
+    /// How long to try each server when connecting; 5 s by default.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Goes on in the background where no server answers at first, as a worker may want that starts
-    /// before its broker.
+    /// Goes on trying, without end, when no server can be reached at first.
+    ///
+    /// Connecting then returns at once, and requests fail until a server is there. Without this,
+    /// connecting fails; a connection that was there once is always restored.
     #[must_use]
     pub fn keep_trying(mut self) -> Self {
         self.keep_trying = true;
         self
     }
 
-    /// The servers, without passwords that their URLs may carry.
-    pub(super) fn shown_servers(&self) -> String {
-        let shown =
-            self.servers.iter().map(|server| format!("{}:{}", server.host(), server.port()));
-        shown.collect::<Vec<_>>().join(", ")
+    /// What JetStream's API subjects begin with: `$JS.API` unless set otherwise.
+    pub fn api_prefix(&self) -> &str {
+        &self.js_api_prefix
     }
 
-    /// Looks at every file before connecting, so that a mistake is named as what it is.
-    pub(super) fn check_files(&self) -> Result<()> {
-        let certs = self.client_cert.iter().flat_map(|(cert, key)| [cert, key]);
-        for path in self.root_ca.iter().chain(certs) {
-            readable(path)?;
-        }
+    /// Refuses what would only be noticed as requests that are never answered.
+    pub(super) fn check(&self) -> Result<()> {
+        check_prefix("inbox prefix", &self.inbox_prefix)?;
+        check_prefix("JetStream API prefix", &self.js_api_prefix)?;
         self.credentials.check()
     }
 }
 
-fn readable(path: &Path) -> Result<()> {
-    std::fs::File::open(path)
-        .map(drop)
-        .map_err(|error| Error::invalid(format!("cannot read {}", path.display())).because(error))
-}
-
-fn parse_servers(urls: &str) -> Result<Vec<ServerAddr>> {
-    let servers: Vec<ServerAddr> = urls
-        .split(',')
-        .map(str::trim)
-        .filter(|url| !url.is_empty())
-        .map(|url| {
-            let invalid = || {
-                Error::invalid(format!(
-                    "{:?} is no server's URL: use nats://host:4222 or tls://host:4222",
-                    without_secret(url)
-                ))
-            };
-            let server: ServerAddr =
-                url.parse().map_err(|error: std::io::Error| invalid().because(error))?;
-            if server.host().is_empty() { Err(invalid()) } else { Ok(server) }
-        })
-        .collect::<Result<_>>()?;
-    if servers.is_empty() {
-        return Err(Error::invalid("no server is given: use nats://host:4222"));
+fn check_prefix(what: &str, prefix: &str) -> Result<()> {
+    let bad = |token: &str| {
+        token.is_empty() || token.contains(|c: char| c.is_whitespace() || matches!(c, '*' | '>'))
+    };
+    if prefix.split('.').any(bad) {
+        return Err(Error::invalid(format!(
+            "the {what} '{prefix}' is not a subject without wildcards"
+        )));
     }
-    Ok(servers)
-}
-
-/// A URL without what may be a password in it.
-fn without_secret(url: &str) -> String {
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-        (None, Some((_, host))) => host.to_owned(),
-        (_, None) => url.to_owned(),
-    }
-}
-
-impl fmt::Debug for ConnectOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ConnectOptions")
-            .field("servers", &self.shown_servers())
-            .field("credentials", &self.credentials)
-            .field("root_ca", &self.root_ca)
-            .field("inbox_prefix", &self.inbox_prefix)
-            .finish_non_exhaustive()
-    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn options() -> ConnectOptions {
+        ConnectOptions::new("nats://a").expect("valid")
+    }
+
     #[test]
-    fn servers_are_a_list() {
-        let options = ConnectOptions::new("nats://a:4333, b,tls://c").expect("valid");
-        assert_eq!(options.shown_servers(), "a:4333, b:4222, c:4222");
-        for bad in ["", " , ", "http://a", "nats://"] {
-            assert!(ConnectOptions::new(bad).is_err(), "{bad:?}");
+    fn prefixes_the_api() {
+        assert_eq!(options().api_prefix(), "$JS.API");
+        assert_eq!(options().js_domain("hub").api_prefix(), "$JS.hub.API");
+        assert_eq!(options().js_api_prefix("jobs.api").api_prefix(), "jobs.api");
+    }
+
+    #[test]
+    fn refuses_prefixes_that_cannot_work() {
+        for bad in ["", "a..b", ".a", "a.*", ">", "a b"] {
+            assert!(options().js_api_prefix(bad).check().is_err(), "{bad}");
+            assert!(options().inbox_prefix(bad).check().is_err(), "{bad}");
         }
+        assert!(options().js_domain("a b").check().is_err());
+        assert!(options().inbox_prefix("_INBOX.billing").check().is_ok());
     }
 
     #[test]
-    fn no_secret_shows() {
-        let options =
-            ConnectOptions::new("nats://u:hush@a").expect("valid").user_password("u", "hush");
-        assert!(!format!("{options:?}").contains("hush"), "{options:?}");
-        let error = ConnectOptions::new("http://u:hush@a").expect_err("no such scheme");
-        assert!(!format!("{error:?}").contains("hush"), "{error:?}");
+    fn debug_shows_servers_and_no_secrets() {
+        let url = ConnectOptions::new("nats://me:hunter2@a").expect("valid");
+        let all = [
+            url.clone(),
+            options().user_password("me", "hunter2"),
+            options().token("hunter2"),
+            options().nkey("SUHUNTER2"),
+            options().jwt("hunter2", "SUHUNTER2"),
+        ];
+        assert!(!format!("{all:?}").to_lowercase().contains("hunter2"));
+        assert!(format!("{url:?}").contains("nats://a:4222"));
     }
 
     #[test]
-    fn missing_files_are_named() {
-        let options = ConnectOptions::new("a").expect("valid").root_ca("/nowhere/ca.pem");
-        let error = options.check_files().expect_err("missing");
-        assert!(error.to_string().contains("/nowhere/ca.pem"));
+    fn replaced_servers_keep_the_credentials_unless_they_bring_some() {
+        let kept = options().token("t").servers("b").expect("valid");
+        assert_eq!(kept.credentials, Credentials::Token(Secret::new("t")));
+        let brought = options().token("t").servers("u@b").expect("valid");
+        assert_eq!(brought.credentials, Credentials::Token(Secret::new("u")));
     }
 }

@@ -1,9 +1,6 @@
 //! Looking things up in a stream: by subject, by sequence, in order; no consumer needed.
 
-use std::time::Duration;
-
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -121,7 +118,7 @@ impl Connection {
             .await?;
         let mut messages = Vec::with_capacity(count.min(1024));
         loop {
-            let answer = next(&mut answers, self.timeout()).await.ok_or_else(|| {
+            let answer = answers.next(self.timeout()).await?.ok_or_else(|| {
                 Error::new(
                     ErrorKind::Unavailable,
                     format!("the broker stopped answering while stream {stream} was read"),
@@ -156,13 +153,6 @@ impl Connection {
             }
         }
     }
-}
-
-async fn next(
-    answers: &mut async_nats::Subscriber,
-    patience: Duration,
-) -> Option<async_nats::Message> {
-    tokio::time::timeout(patience, answers.next()).await.ok().flatten()
 }
 
 /// Whether the API says that there is no such message. A stream that does not exist is an error.

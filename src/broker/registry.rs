@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::Deserialize;
 
 use super::connection::Connection;
@@ -84,11 +83,11 @@ pub(crate) async fn announced_kinds(
     let mut answers = conn.request_many(subject, Bytes::new()).await?;
     let mut kinds = HashSet::new();
     for _ in 0..MAX_ANSWERS {
-        match tokio::time::timeout(STALL, answers.next()).await {
+        match answers.next(STALL).await? {
             // Nobody there at all is answered by the broker with a status.
-            Ok(Some(answer)) if answer.status.is_some() => break,
-            Ok(Some(answer)) => kinds.extend(kinds_of(&answer.payload, ns, queue)),
-            Ok(None) | Err(_) => break,
+            Some(answer) if answer.status.is_some() => break,
+            Some(answer) => kinds.extend(kinds_of(&answer.payload, ns, queue)),
+            None => break,
         }
     }
     Ok(kinds)

@@ -64,7 +64,7 @@ impl Client {
     pub async fn connect(options: ConnectOptions) -> Result<Self> {
         let conn = Connection::open(&options).await?;
         let (major, minor, patch) = conn.server_version();
-        if (major, minor, patch) < OLDEST_SERVER {
+        if (1, 0, 0) <= (major, minor, patch) && (major, minor, patch) < OLDEST_SERVER {
             return Err(Error::new(
                 ErrorKind::Unsupported,
                 format!("nats-server is {major}.{minor}.{patch}: tidemill needs 2.12 or newer"),

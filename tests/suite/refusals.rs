@@ -70,7 +70,11 @@ async fn user(broker: &Broker, name: &str) -> Client {
 
 #[tokio::test]
 async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once() {
-    let broker = Broker::builder().config(PRODUCER).user("admin", "admin").start().await;
+    let broker = Broker::builder()
+        .config(PRODUCER)
+        .connect_with(|o| o.user_password("admin", "admin"))
+        .start()
+        .await;
     let broker = broker.expect("a broker");
     let admin = user(&broker, "admin").await;
     admin.ensure_queue(&Queue::default()).await.expect("made");
@@ -90,7 +94,11 @@ async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once
 
 #[tokio::test]
 async fn wrong_credentials_and_nobody_there_are_told_apart() {
-    let broker = Broker::builder().config(PRODUCER).user("admin", "admin").start().await;
+    let broker = Broker::builder()
+        .config(PRODUCER)
+        .connect_with(|o| o.user_password("admin", "admin"))
+        .start()
+        .await;
     let broker = broker.expect("a broker");
     let options = ConnectOptions::new(broker.url()).expect("a URL").user_password("admin", "no");
     let error = Client::connect(options).await.expect_err("refused");
