@@ -77,9 +77,28 @@ impl ConnectOptions {
         if name.is_empty() || name.contains("..") || name.contains(['/', '\\']) {
             return Err(Error::invalid(format!("'{name}' cannot be the name of a NATS context")));
         }
-        let path = config_dir.join("context").join(format!("{name}.json"));
-        Self::from_context_file(path).map(Some)
+        let folder = config_dir.join("context");
+        let options = Self::from_context_file(folder.join(format!("{name}.json")));
+        options.map(Some).map_err(|error| {
+            if !error.is_not_found() {
+                return error;
+            }
+            let known = known(&folder);
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            let message = format!("there is no NATS context '{name}'; known are: {known}");
+            Error::new(ErrorKind::NotFound, message).because(error)
+        })
     }
+}
+
+/// The names of the contexts in a folder, sorted.
+fn known(folder: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names =
+        files.filter_map(|file| Some(file.file_name().to_str()?.strip_suffix(".json")?.to_owned()));
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
 }
 
 /// The name of the context chosen with `nats context select`.
@@ -248,7 +267,9 @@ mod tests {
         assert_eq!(options.servers.to_string(), "nats://h:4222");
 
         assert!(context(Some("a.b")).expect("valid").is_some());
-        assert!(context(Some("other")).expect_err("missing").is_not_found());
+        let missing = context(Some("other")).expect_err("missing");
+        assert!(missing.is_not_found());
+        assert_eq!(missing.to_string(), "there is no NATS context 'other'; known are: a.b");
         for bad in ["", "..", "../a", "x/y", "x\\y"] {
             assert!(context(Some(bad)).expect_err("bad name").is_invalid(), "{bad}");
         }

@@ -91,22 +91,3 @@ async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once
     assert!(error.is_permission(), "{error:?}");
     assert!(asked.elapsed() < Duration::from_secs(4), "told at once, not by a timeout");
 }
-
-#[tokio::test]
-async fn wrong_credentials_and_nobody_there_are_told_apart() {
-    let broker = Broker::builder()
-        .config(PRODUCER)
-        .connect_with(|o| o.user_password("admin", "admin"))
-        .start()
-        .await;
-    let broker = broker.expect("a broker");
-    let options = ConnectOptions::new(broker.url()).expect("a URL").user_password("admin", "no");
-    let error = Client::connect(options).await.expect_err("refused");
-    assert!(error.is_permission(), "{error:?}");
-    let url = broker.url().to_owned();
-    broker.stop().await.expect("stops");
-    let options = ConnectOptions::new(&url).expect("a URL");
-    let error = Client::connect(options).await.expect_err("nobody there");
-    assert!(error.is_unavailable(), "{error:?}");
-    assert!(error.to_string().contains("127.0.0.1"), "{error}");
-}
