@@ -54,7 +54,6 @@ pub(crate) enum ErrorKind {
     /// The broker answered something else that is wrong.
     Broker,
     /// A local file, process or download failed.
-    #[cfg(feature = "embedded")]
     Local,
 }
 
