@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::credentials::Credentials;
 use super::events::{Denials, Events};
@@ -37,6 +38,7 @@ struct Inner {
     epochs: watch::Receiver<u64>,
     /// Never read from: its clones see everything ever denied as a change.
     denials: watch::Receiver<Denials>,
+    closed: CancellationToken,
 }
 
 impl Connection {
@@ -44,7 +46,7 @@ impl Connection {
     pub(crate) async fn open(options: &ConnectOptions) -> Result<Self> {
         options.check()?;
         let events = Arc::new(Events::new(&options.inbox_prefix));
-        let (epochs, denials) = (events.epochs(), events.denials());
+        let (epochs, denials, closed) = (events.epochs(), events.denials(), events.closed());
         let servers = &options.servers;
         let limit = options.connect_timeout.saturating_mul(servers.len());
         let connecting = nats_options(options, events)?.connect(servers.addrs());
@@ -58,6 +60,7 @@ impl Connection {
             request_timeout: options.request_timeout,
             epochs,
             denials,
+            closed,
         })))
     }
 
@@ -81,10 +84,12 @@ impl Connection {
         version(&self.0.client.server_info().version)
     }
 
-    /// How many times this connection has been made. A change means that answers and messages may
-    /// have been lost.
+    /// How many times this connection has been made. A change from now on means that answers and
+    /// messages may have been lost.
     pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
-        self.0.epochs.clone()
+        let mut epochs = self.0.epochs.clone();
+        epochs.mark_unchanged();
+        epochs
     }
 
     /// The subject of a JetStream API call such as `STREAM.INFO.X`.
@@ -146,6 +151,16 @@ impl Connection {
     /// Sends what is still on its way.
     pub(crate) async fn flush(&self) -> Result<()> {
         self.in_time("flush", self.0.client.flush()).await
+    }
+
+    /// Sends what is still on its way and ends the connection, for all its clones.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let flushed = self.flush().await;
+        // It fails only where the connection has ended already.
+        if self.0.client.drain().await.is_ok() {
+            let _ = timeout(self.timeout(), self.0.closed.cancelled()).await;
+        }
+        flushed
     }
 
     /// Bounds what waits while disconnected, for room in the queue or for the connection.

@@ -111,10 +111,11 @@ impl Client {
 
     async fn store(&self, job: Ready) -> Result<JobHandle> {
         self.check_size(&job)?;
+        let times = self.whole.times(&job.queue);
         let sequence = match self.publish(&job, Expect::Anything).await {
             // Nothing listens there: the queue has to be made first.
             Err(error) if error.is_unavailable() => {
-                self.ensure_queue(&job.queue).await?;
+                self.ensure_again(&job.queue, times).await?;
                 self.publish(&job, Expect::Anything).await
             }
             published => published,

@@ -20,6 +20,19 @@ pub struct Drift {
     pub found: String,
 }
 
+impl Drift {
+    /// Whether the option is one that [`QueueConfig`](super::QueueConfig) leaves to its user, such
+    /// as a limit. tidemill relies on the others.
+    pub fn is_choice(&self) -> bool {
+        let is_consumer = self.place.contains('/');
+        match self.option.as_str() {
+            "num_replicas" | "storage" | "mem_storage" | "ack_wait" => true,
+            "max_age" | "max_msgs" | "max_bytes" | "max_msg_size" | "description" => !is_consumer,
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Drift {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { place, option, wanted, found } = self;
@@ -95,5 +108,6 @@ mod tests {
         assert_eq!(drift.len(), 2);
         assert_eq!(drift[0].to_string(), r#"S: discard is "old", not "new""#);
         assert_eq!(drift[1].to_string(), "S: max_msgs is 5, not 10000000");
+        assert_eq!([drift[0].is_choice(), drift[1].is_choice()], [false, true]);
     }
 }

@@ -26,6 +26,7 @@ pub(crate) struct Cli {
 
 /// What all commands share.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
 pub(crate) struct Global {
     /// Print JSON: one document, or one per line where output streams
     #[arg(long, global = true)]
