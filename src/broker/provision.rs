@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::api::{self, ApiError, code};
 use super::clock::Clock;
 use super::connection::Connection;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::token::{Namespace, Queue};
 use crate::topology::{
     ConsumerSpec, Drift, QueueConfig, ServerTraits, StreamNames, StreamSpec, drift, streams,
@@ -224,6 +224,10 @@ impl Connection {
         let verb = format!("STREAM.INFO.{stream}");
         match api::call::<Info>(self, &verb, None).await? {
             Ok(info) => Ok(info.state.last_seq),
+            Err(error) if error.is_not_found() => Err(Error::new(
+                ErrorKind::NotFound,
+                format!("there is no stream {stream}: the queue has not been set up"),
+            )),
             Err(error) => Err(error.into_error(&format!("look at stream {stream}"))),
         }
     }

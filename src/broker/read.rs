@@ -47,6 +47,7 @@ const ADDED: [&str; 6] = [STREAM, SUBJECT, SEQUENCE, TIME, PENDING, LAST];
 
 const NOT_FOUND: u16 = 404;
 const END_OF_BATCH: u16 = 204;
+const NO_RESPONDERS: u16 = 503;
 
 impl Connection {
     /// The last message of `subject`, as any replica has it: it may lag a little.
@@ -132,8 +133,20 @@ impl Connection {
                     let is_last = pending.is_none_or(|pending| pending.as_str() == "0");
                     return Ok(Batch { messages, is_last });
                 }
+                Some(NO_RESPONDERS) => return Err(self.why_nobody_reads(stream).await),
                 Some(_) => return Err(refusal(stream, &answer)),
             }
+        }
+    }
+
+    /// Why nobody answers for a stream: there is none, or its servers are not ready.
+    async fn why_nobody_reads(&self, stream: &str) -> Error {
+        match self.last_sequence(stream).await {
+            Ok(_) => Error::new(
+                ErrorKind::Unavailable,
+                format!("stream {stream} cannot be read just now: its servers are not ready"),
+            ),
+            Err(error) => error,
         }
     }
 
