@@ -37,7 +37,7 @@ pub struct DeadLetter {
     pub run: RunId,
     /// Why, when, and after how many attempts.
     pub info: DeadInfo,
-    /// The headers that the job came with.
+    /// The headers that the job came with, but for the broker's own (`Nats-…`).
     pub headers: Headers,
     /// The payload that the job came with.
     pub payload: Bytes,
@@ -216,7 +216,9 @@ impl Client {
         let RecordKey { queue, kind, id, run } =
             RecordKey::parse(self.namespace(), RecordKind::Dead, &stored.subject)?;
         let info = serde_json::from_str(stored.headers.get(name::DEAD)?).ok()?;
-        let Stored { sequence, mut headers, payload, .. } = stored;
+        let Stored { sequence, headers, payload, .. } = stored;
+        // Those by which the broker was told how to store the letter are not the job's.
+        let mut headers = headers.for_copy();
         headers.remove(name::DEAD);
         Some(DeadLetter { sequence, queue, kind, id, run, info, headers, payload })
     }

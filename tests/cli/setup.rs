@@ -17,6 +17,8 @@ async fn a_queue_is_made_once_and_then_is_there() {
         assert!(made.contains(&format!("made {part}\n")), "{made}");
     }
     assert_eq!(mill.ok(&["setup"]), "queue default is there, as asked for\n");
+    mill.ok(&["setup", "fleeting", "--memory"]);
+    assert!(mill.ok(&["setup", "fleeting"]).contains(r#"storage is "memory", not "file""#));
     let two = mill.json(&["setup", "mail", "images"]);
     assert_eq!((&two[0]["queue"], &two[1]["queue"]), (&"mail".into(), &"images".into()));
     assert_eq!(two[1]["created"].as_array().expect("a list").len(), 8);

@@ -228,3 +228,14 @@ async fn an_enqueue_that_is_never_answered_is_unknown_and_stored_once_at_most() 
     client.flush().await.expect("flushed");
     assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1);
 }
+
+#[tokio::test]
+async fn a_queue_that_is_made_anew_never_uses_a_sequence_twice() {
+    let mill = Mill::start().await;
+    let before = mill.client.enqueue(numbered(1)).await.expect("stored").sequence();
+    let nats = mill.nats().await;
+    let delete = "$JS.API.STREAM.DELETE.TIDEMILL_JOBS_default";
+    nats.request(delete, "".into()).await.expect("an answer");
+    let after = mill.client.enqueue(numbered(1)).await.expect("made anew and stored").sequence();
+    assert!(after > before, "{after} after {before}");
+}

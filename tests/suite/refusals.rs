@@ -6,7 +6,9 @@ use futures_util::future::join_all;
 use tidemill::embedded::Broker;
 use tidemill::{Client, ConnectOptions, JobContext, JobError, Queue, Status, Worker};
 
-use crate::support::{Numbered, completion, connect, numbered};
+use crate::support::{
+    Numbered, Seen, completion, connect, eventually, lane_counts, numbered, stream_messages,
+};
 
 #[tokio::test]
 async fn a_server_that_is_too_old_is_named_with_what_is_needed() {
@@ -63,6 +65,24 @@ accounts {
 }
 "#;
 
+/// A worker with all rights but those on some subjects.
+fn worker_without(subjects: &str) -> String {
+    format!(
+        r#"
+accounts {{
+  JOBS {{
+    jetstream: enabled
+    users: [
+      {{ user: admin, password: admin }}
+      {{ user: worker, password: worker, permissions {{
+          publish: {{ allow: ">", deny: [{subjects}] }}, subscribe: ">" }} }}
+    ]
+  }}
+}}
+"#
+    )
+}
+
 async fn user(broker: &Broker, name: &str) -> Client {
     let options = ConnectOptions::new(broker.url()).expect("a URL").user_password(name, name);
     Client::connect(options).await.expect("connects")
@@ -90,4 +110,69 @@ async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once
     let error = job.completion().await.expect_err("not allowed");
     assert!(error.is_permission(), "{error:?}");
     assert!(asked.elapsed() < Duration::from_secs(4), "told at once, not by a timeout");
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
+    let builder = Broker::builder().config(worker_without(r#""tidemill.results.>""#));
+    let builder = builder.connect_with(|options| options.user_password("admin", "admin"));
+    let broker = builder.start().await.expect("a broker");
+    let admin = user(&broker, "admin").await;
+    admin.ensure_queue(&Queue::default()).await.expect("made");
+    let client = user(&broker, "worker").await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async move { Ok::<_, JobError>(job.n) }
+    };
+    let worker = Worker::builder(&client).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    let job = admin.enqueue(numbered(7)).await.expect("stored");
+    seen.wait_for(1).await;
+    let early = job.completion_within(Duration::from_secs(1)).await;
+    assert!(early.expect_err("it cannot be recorded").is_timeout());
+    let nats = async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
+    let nats = nats.connect(broker.url()).await.expect("connects");
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "it is still there");
+    // Given the right, the worker that has kept the job records its outcome.
+    broker.reload(worker_without(r#""nothing""#)).await.expect("in force");
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Done, 1));
+    assert_eq!(seen.all(), [7], "run once");
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_cannot_be_written_down_is_not_begun() {
+    let builder = Broker::builder().config(worker_without(r#""tidemill.attempts.>""#));
+    let builder = builder.connect_with(|options| options.user_password("admin", "admin"));
+    let broker = builder.start().await.expect("a broker");
+    let admin = user(&broker, "admin").await;
+    admin.ensure_queue(&Queue::default()).await.expect("made");
+    let client = user(&broker, "worker").await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async { Ok::<_, JobError>(()) }
+    };
+    let worker = Worker::builder(&client).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    // The first may have been begun before, as it says of itself; the second cannot.
+    let nats = async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
+    let nats = nats.connect(broker.url()).await.expect("connects");
+    let subject = "tidemill.jobs.default.normal.numbered";
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Tidemill-Attempts-Used", "0");
+    nats.request_with_headers(subject, headers, r#"{"n":1}"#.into()).await.expect("stored");
+    nats.request(subject, r#"{"n":2}"#.into()).await.expect("stored");
+    seen.wait_for(1).await;
+    eventually("the first is given back", || async {
+        (lane_counts(&nats, "default", "normal").await == (0, 1)).then_some(())
+    })
+    .await;
+    assert_eq!(seen.all(), [2]);
+    running.drain().await;
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "nothing is lost");
 }

@@ -9,10 +9,19 @@ use crate::connect::ConnectArgs;
 use crate::{dead, demo, dev, enqueue, results, setup, work};
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 ok, 1 error, 2 wrong usage, 3 not found, 4 no permission, 5 the awaited job did not
-end well, 6 broker unreachable or unfit, 124 waited too long, 130 interrupted.
+Exit codes:
+    0  ok
+    1  error
+    2  wrong usage
+    3  not found
+    4  no permission
+    5  the job that was waited for did not end well
+    6  the broker cannot be reached, or will not do
+  124  waited too long
+  130  interrupted
 
-Any NATS client can enqueue:  nats pub tidemill.jobs.default.high.send_email '{\"to\":\"a@b\"}'";
+Any NATS client can enqueue:
+  nats pub tidemill.jobs.default.high.send_email '{\"to\":\"a@example.com\"}'";
 
 /// Background jobs on the NATS JetStream you already run.
 #[derive(Debug, Parser)]

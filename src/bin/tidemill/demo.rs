@@ -190,7 +190,7 @@ async fn work(client: &Client, account: &Arc<Account>) -> anyhow::Result<Running
 async fn watch(global: &Global, account: &Account, jobs: u64) {
     let is_watched = output::is_watched() && !global.quiet;
     let bar = if is_watched { ProgressBar::new(jobs) } else { ProgressBar::hidden() };
-    let template = "{elapsed_precise} {bar:40.cyan/dim} {pos}/{len}  {msg}";
+    let template = "{wide_bar:.cyan/dim} {pos}/{len}  {msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
