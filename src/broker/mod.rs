@@ -6,6 +6,7 @@ mod clock;
 mod connection;
 mod context;
 mod credentials;
+mod dial;
 mod events;
 mod failure;
 mod options;

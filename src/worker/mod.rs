@@ -5,6 +5,7 @@
 mod admit;
 mod builder;
 mod context;
+mod entry;
 mod execute;
 mod fetch;
 mod handler;

@@ -83,6 +83,35 @@ accounts {{
     )
 }
 
+/// A queue whose worker lacks rights.
+struct Guarded {
+    broker: Broker,
+    admin: Client,
+    worker: Client,
+    /// The administrator's client of the bare protocol.
+    nats: async_nats::Client,
+}
+
+impl Guarded {
+    async fn start(lacks: &str) -> Self {
+        let broker = Broker::builder()
+            .config(worker_without(lacks))
+            .connect_with(|options| options.user_password("admin", "admin"))
+            .start()
+            .await
+            .expect("a broker");
+        let admin = user(&broker, "admin").await;
+        admin.ensure_queue(&Queue::default()).await.expect("made");
+        let worker = user(&broker, "worker").await;
+        let login = ("admin".to_owned(), "admin".to_owned());
+        let nats = async_nats::ConnectOptions::with_user_and_password(login.0, login.1)
+            .connect(broker.url())
+            .await
+            .expect("connects");
+        Self { broker, admin, worker, nats }
+    }
+}
+
 async fn user(broker: &Broker, name: &str) -> Client {
     let options = ConnectOptions::new(broker.url()).expect("a URL").user_password(name, name);
     Client::connect(options).await.expect("connects")
@@ -114,12 +143,8 @@ async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once
 
 #[tokio::test]
 async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
-    let builder = Broker::builder().config(worker_without(r#""tidemill.results.>""#));
-    let builder = builder.connect_with(|options| options.user_password("admin", "admin"));
-    let broker = builder.start().await.expect("a broker");
-    let admin = user(&broker, "admin").await;
-    admin.ensure_queue(&Queue::default()).await.expect("made");
-    let client = user(&broker, "worker").await;
+    let Guarded { broker, admin, worker: client, nats } =
+        Guarded::start(r#""tidemill.results.>""#).await;
     let seen = Seen::default();
     let note = seen.clone();
     let handler = move |job: Numbered, _: JobContext| {
@@ -132,8 +157,6 @@ async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
     seen.wait_for(1).await;
     let early = job.completion_within(Duration::from_secs(1)).await;
     assert!(early.expect_err("it cannot be recorded").is_timeout());
-    let nats = async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
-    let nats = nats.connect(broker.url()).await.expect("connects");
     assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "it is still there");
     // Given the right, the worker that has kept the job records its outcome.
     broker.reload(worker_without(r#""nothing""#)).await.expect("in force");
@@ -145,12 +168,8 @@ async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
 
 #[tokio::test]
 async fn an_attempt_that_cannot_be_written_down_is_not_begun() {
-    let builder = Broker::builder().config(worker_without(r#""tidemill.attempts.>""#));
-    let builder = builder.connect_with(|options| options.user_password("admin", "admin"));
-    let broker = builder.start().await.expect("a broker");
-    let admin = user(&broker, "admin").await;
-    admin.ensure_queue(&Queue::default()).await.expect("made");
-    let client = user(&broker, "worker").await;
+    let Guarded { broker: _broker, worker: client, nats, .. } =
+        Guarded::start(r#""tidemill.attempts.>""#).await;
     let seen = Seen::default();
     let note = seen.clone();
     let handler = move |job: Numbered, _: JobContext| {
@@ -160,8 +179,6 @@ async fn an_attempt_that_cannot_be_written_down_is_not_begun() {
     let worker = Worker::builder(&client).handle(handler).build().expect("valid");
     let running = worker.start().await.expect("starts");
     // The first may have been begun before, as it says of itself; the second cannot.
-    let nats = async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
-    let nats = nats.connect(broker.url()).await.expect("connects");
     let subject = "tidemill.jobs.default.normal.numbered";
     let mut headers = async_nats::HeaderMap::new();
     headers.insert("Tidemill-Attempts-Used", "0");
