@@ -88,8 +88,10 @@ fn handlers_need_no_rust() {
 
     let enqueued = output(&line("tidemill enqueue"), &dev.url);
     assert!(enqueued.contains(r#"{"hello":"tide"}"#), "{enqueued}");
+    let many = output(&line("seq 1000"), &dev.url);
+    assert!(many.starts_with("enqueued 1000 jobs"), "{many}");
     nats_pub(&line("nats pub"), &dev.url);
-    let watched = output(&format!("{} --limit 2", line("tidemill results watch")), &dev.url);
-    assert_eq!(watched.matches("greet").count(), 2, "{watched}");
+    let watched = output(&format!("{} --limit 5", line("tidemill results watch")), &dev.url);
+    assert_eq!(watched.matches("greet").count(), 5, "{watched}");
     output(&line("tidemill dead ls"), &dev.url);
 }
