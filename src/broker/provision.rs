@@ -127,7 +127,7 @@ async fn ensure_consumer(
 }
 
 fn cannot_create(what: &str, name: &str, error: ApiError) -> Error {
-    let hint = if error.err_code == code::STORAGE_RESOURCES {
+    let hint = if matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES) {
         ": lower the queue's size limits or raise the account's"
     } else {
         ""

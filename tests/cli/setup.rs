@@ -17,7 +17,12 @@ async fn a_queue_is_made_once_and_then_is_there() {
         assert!(made.contains(&format!("made {part}\n")), "{made}");
     }
     assert_eq!(mill.ok(&["setup"]), "queue default is there, as asked for\n");
-    mill.ok(&["setup", "fleeting", "--memory"]);
+    let said = mill.run(&["setup", "fleeting", "--memory"]);
+    assert_eq!(said.code, 1, "a private broker has little memory to give: {said:?}");
+    assert!(said.err.contains("lower the queue's size limits or raise the account's"), "{said:?}");
+    let limits = ["--max-bytes", "--max-results-bytes", "--max-dead-bytes"];
+    let small = limits.map(|limit| [limit, "1000000"]).concat();
+    mill.ok(&[&["setup", "fleeting", "--memory"], &small[..]].concat());
     assert!(mill.ok(&["setup", "fleeting"]).contains(r#"storage is "memory", not "file""#));
     let two = mill.json(&["setup", "mail", "images"]);
     assert_eq!((&two[0]["queue"], &two[1]["queue"]), (&"mail".into(), &"images".into()));
