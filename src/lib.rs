@@ -42,7 +42,7 @@
 //! | module | role |
 //! |---|---|
 //! | `dead` | operators' verbs on dead letters |
-//! | `worker` | fetch, admit, pick, lease, execute, settle, record, drain |
+//! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
 //! | `client` | enqueue, await, follow |
 //! | `embedded` | finds, installs, starts, watches and ends a private nats-server |
 //! | `broker` | the one door to NATS: connection, publish, pull, read, provision |
@@ -61,7 +61,8 @@
 //! 5. **Run**, under a lease that is renewed every third of `ack_wait`, within its time, panics
 //!    caught.
 //! 6. **Settle**: complete, retry, snooze, bury, cancel or release. First everything is on record,
-//!    each record with the broker's word for it; then the delivery is acked or given back.
+//!    each record with the broker's word for it; then the delivery is acked or given back. What is
+//!    put off for long becomes a timer of the broker's, and any worker brings it back when it is due.
 //!
 //! # Invariants
 //!
@@ -106,8 +107,9 @@ pub use wire::{
     AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, PROTOCOL_VERSION, Status,
 };
 pub use worker::{
-    DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_KIND_GRACE, Drained,
-    Handler, HandlerResult, JobContext, Next, Order, Running, Worker, WorkerBuilder,
+    DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_PARK_OVER, DEFAULT_TIMEOUT,
+    DEFAULT_UNKNOWN_KIND_GRACE, Drained, Handler, HandlerResult, JobContext, Next, Order, Running,
+    Worker, WorkerBuilder,
 };
 
 /// The README's code, compiled.

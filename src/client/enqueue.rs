@@ -67,6 +67,12 @@ options! {
     backoff(backoff: &Backoff);
     /// See [`NewJob::timeout`].
     timeout(timeout: Duration);
+    /// See [`NewJob::run_at`].
+    run_at(time: chrono::DateTime<chrono::Utc>);
+    /// See [`NewJob::delay`].
+    delay(delay: Duration);
+    /// See [`NewJob::expires_at`].
+    expires_at(time: chrono::DateTime<chrono::Utc>);
     /// See [`NewJob::tag`].
     tag(tag: impl AsRef<str>);
     /// See [`NewJob::header`].
@@ -134,7 +140,9 @@ impl Client {
     /// Stores a run that may be stored already, or worked already: once in any case.
     pub(crate) async fn store_once(&self, mut job: Ready) -> Result<JobHandle> {
         // Makes the worker look for a completion of this run before it runs it.
-        job.headers.set(name::ATTEMPTS_USED, "0");
+        if job.headers.get(name::ATTEMPTS_USED).is_none() {
+            job.headers.set(name::ATTEMPTS_USED, "0");
+        }
         let sequence = self.resolve(&job).await?;
         Ok(JobHandle::new(self.clone(), job.key(), sequence))
     }

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
 use crate::kind::Job;
 use crate::priority::Priority;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, MAX_DELAY};
 use crate::token::{JobId, Kind, Queue, RunId, is_token};
-use crate::wire::{Headers, name};
+use crate::wire::{Headers, name, time};
 
 /// A job to be: payload, queue, priority and options. A mistake in it (a bad name, a payload that
 /// does not serialize) comes out when it is enqueued.
@@ -101,6 +102,32 @@ impl NewJob {
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|draft| draft.set(name::TIMEOUT, timeout.as_millis().max(1).to_string()))
+    }
+
+    /// Not to be run before this time, by the broker's clock; a time that has passed means now.
+    #[must_use]
+    pub fn run_at(self, time: DateTime<Utc>) -> Self {
+        self.with(|draft| draft.set(name::RUN_AFTER, time::to_text(&time)))
+    }
+
+    /// Not to be run before this long after the broker has stored it; whole milliseconds.
+    #[must_use]
+    pub fn delay(self, delay: Duration) -> Self {
+        self.with(|draft| {
+            if delay > MAX_DELAY {
+                return Err(Error::invalid(format!(
+                    "a delay of {delay:?} is too long: use at most {MAX_DELAY:?}"
+                )));
+            }
+            draft.set(name::RUN_AFTER, format!("+{}", delay.as_millis()))
+        })
+    }
+
+    /// Not to be run at all if its first attempt has not started by this time; it then ends as
+    /// `expired`.
+    #[must_use]
+    pub fn expires_at(self, time: DateTime<Utc>) -> Self {
+        self.with(|draft| draft.set(name::EXPIRES_AT, time::to_text(&time)))
     }
 
     /// A tag to find it by.

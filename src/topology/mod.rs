@@ -26,6 +26,9 @@ pub(crate) const JOB_HEADROOM_BYTES: usize = 64 * 1024;
 /// leave later workers without an answer.
 const MAX_WAITING_PULLS: u32 = 8192;
 
+/// The consumer of timers that are due.
+pub(crate) const DUE: &str = "due";
+
 /// The API level from which a server takes atomic batches (2.12).
 const LEVEL_ATOMIC: u64 = 2;
 /// The API level from which a server takes fast-ingest batches (2.14).
@@ -38,6 +41,7 @@ pub(crate) struct StreamNames {
     pub(crate) results: String,
     pub(crate) attempts: String,
     pub(crate) dead: String,
+    pub(crate) timers: String,
 }
 
 impl StreamNames {
@@ -48,6 +52,7 @@ impl StreamNames {
             results: format!("{ns}_RESULTS_{queue}"),
             attempts: format!("{ns}_ATTEMPTS_{queue}"),
             dead: format!("{ns}_DEAD_{queue}"),
+            timers: format!("{ns}_TIMERS_{queue}"),
         }
     }
 
@@ -129,6 +134,15 @@ pub(crate) fn streams(
             "max_msgs": config.max_dead, "max_bytes": config.max_dead_bytes, "max_msg_size": -1,
         }),
     );
+    // Limits and ages would drop timers: where there are schedules, a full stream drops the oldest.
+    let timers = with(
+        base(&names.timers, timer_subjects(ns, queue), "timers"),
+        json!({
+            "retention": "workqueue", "discard": "old", "first_seq": first_sequence,
+            "max_age": 0, "max_msgs": -1, "max_bytes": -1, "max_msg_size": -1,
+            "allow_msg_schedules": true, "allow_rollup_hdrs": true,
+        }),
+    );
     let mut jobs = with(
         base(&names.jobs, lane_subjects(ns, queue), "jobs"),
         json!({
@@ -151,9 +165,21 @@ pub(crate) fn streams(
         StreamSpec { name: names.attempts, config: attempts, consumers: Vec::new() },
         StreamSpec { name: names.dead, config: dead, consumers: Vec::new() },
         StreamSpec {
+            name: names.timers,
+            config: timers,
+            consumers: vec![consumer(
+                DUE,
+                format!("{ns}.due.{queue}.>"),
+                "timers that are due",
+                config,
+            )],
+        },
+        StreamSpec {
             name: names.jobs,
             config: jobs,
-            consumers: Priority::ALL.map(|lane| lane_consumer(ns, queue, lane, config)).into(),
+            consumers: Priority::ALL
+                .map(|lane| consumer(lane.as_str(), lane_filter(ns, queue, lane), "a lane", config))
+                .into(),
         },
     ]
 }
@@ -188,17 +214,15 @@ fn base_config(name: &str, subjects: Vec<String>, what: &str, config: &QueueConf
     })
 }
 
-fn lane_consumer(
-    ns: &Namespace,
-    queue: &Queue,
-    lane: Priority,
-    config: &QueueConfig,
-) -> ConsumerSpec {
-    let filter = lane_filter(ns, queue, lane);
+fn timer_subjects(ns: &Namespace, queue: &Queue) -> Vec<String> {
+    ["timers", "due"].map(|kind| format!("{ns}.{kind}.{queue}.>")).into()
+}
+
+fn consumer(name: &'static str, filter: String, what: &str, config: &QueueConfig) -> ConsumerSpec {
     let config = json!({
-        "durable_name": lane.as_str(),
-        "name": lane.as_str(),
-        "description": format!("tidemill: {lane} jobs of queue {queue}"),
+        "durable_name": name,
+        "name": name,
+        "description": format!("tidemill: {what}"),
         "deliver_policy": "all",
         "ack_policy": "explicit",
         "ack_wait": nanos(config.ack_wait),
@@ -213,7 +237,7 @@ fn lane_consumer(
         "mem_storage": matches!(config.storage, Storage::Memory),
         "metadata": metadata(),
     });
-    ConsumerSpec { name: lane.as_str(), filter, config }
+    ConsumerSpec { name, filter, config }
 }
 
 fn metadata() -> Value {

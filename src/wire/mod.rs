@@ -15,8 +15,8 @@ pub(crate) use job::RunAfter;
 pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
 pub(crate) use records::{Record, parse_record};
 pub(crate) use subject::{
-    JobSubject, RecordKey, RecordKind, events_subject, guard_subject, job_subject, record_filter,
-    record_subject,
+    JobSubject, RecordKey, RecordKind, due_subject, events_subject, guard_subject, job_subject,
+    parse_due, record_filter, record_subject, timer_subject,
 };
 
 /// The protocol version that this library writes and reads.

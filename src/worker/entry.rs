@@ -49,8 +49,8 @@ impl Shared {
                 work.attempt = attempt;
                 self.enter(work);
             }
-            Admission::NotYet(delay) => {
-                self.turn_down(work, Settlement::Release { delay }, 0).await;
+            Admission::NotYet { delay, used } => {
+                self.turn_down(work, Settlement::PutOff { delay, used }, used).await;
             }
             Admission::HasEnded => self.turn_down(work, Settlement::Forget, 0).await,
             Admission::Expired => self.turn_down(work, Settlement::Expire, 0).await,

@@ -14,8 +14,10 @@ mod job;
 mod lanes;
 mod lease;
 mod panic;
+mod park;
 mod pick;
 mod prefetch;
+mod promote;
 mod record;
 mod running;
 mod settle;
@@ -35,6 +37,7 @@ pub use builder::{DEFAULT_CONCURRENCY, DEFAULT_GRACE, WorkerBuilder};
 pub use context::JobContext;
 pub use handler::{DEFAULT_TIMEOUT, Handler, HandlerResult, Next};
 pub use lanes::Order;
+pub use park::DEFAULT_PARK_OVER;
 pub use running::{Drained, Running};
 pub use unknown::DEFAULT_UNKNOWN_KIND_GRACE;
 
@@ -94,6 +97,8 @@ pub(crate) struct Shared {
     handlers: HashMap<Kind, Handler>,
     middleware: Arc<[Middleware]>,
     unknown_kind_grace: Duration,
+    /// Delays beyond this become timers.
+    park_over: Duration,
     lanes: Mutex<Lanes>,
     /// Told when a job has entered a lane.
     has_work: Notify,
@@ -126,7 +131,7 @@ impl Worker {
     ///
     /// What can fail comes first: the queues are made or looked at, and the worker announces itself.
     /// Then its parts start, from the end of a job's way to its beginning, so that each finds the
-    /// next one there: settling, leases, running, fetching.
+    /// next one there: settling, leases, running, fetching, promoting.
     ///
     /// # Errors
     /// Where a queue cannot be made or looked at; see [`Client::ensure_queue`].
@@ -148,6 +153,9 @@ impl Worker {
         let fetching = TaskTracker::new();
         for lane in shared.lane_ids() {
             fetching.spawn(fetch::run(shared.clone(), lane));
+        }
+        for queue in 0..shared.queues.len() {
+            fetching.spawn(promote::run(shared.clone(), queue));
         }
         tracing::info!(worker = announcement.worker, "working");
         Ok(Running::new(running::Parts {

@@ -48,7 +48,7 @@ pub(super) struct ToSettle {
 
 /// What is left to tell the broker once everything is on record.
 #[derive(Clone, Copy, Debug)]
-enum Word {
+pub(super) enum Word {
     Ack,
     Nak(Duration),
 }
@@ -176,7 +176,7 @@ impl Shared {
                         entry.error = Some(error.clone());
                     })
                     .await?;
-                Ok(Word::Nak(*delay))
+                self.put_off(work, *delay, work.attempt.number).await
             }
             Settlement::Snooze { delay, snoozes } => {
                 let retry_at = time::after(self.clock.now(), *delay);
@@ -186,8 +186,9 @@ impl Shared {
                         entry.snoozes = *snoozes;
                     })
                     .await?;
-                Ok(Word::Nak(*delay))
+                self.put_off(work, *delay, work.attempt.number.saturating_sub(1)).await
             }
+            Settlement::PutOff { delay, used } => self.put_off(work, *delay, *used).await,
             Settlement::Release { delay } => {
                 if started_at.is_some() {
                     recorder.attempt(work, AttemptEvent::Released, |_| {}).await?;

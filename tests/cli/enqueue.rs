@@ -38,6 +38,10 @@ async fn options_reach_the_job() {
         "90s",
         "-H",
         "X-Tenant: blue",
+        "--in",
+        "90m",
+        "--expires-at",
+        "2036-12-01T09:00:00+01:00",
         "--tag",
         "a",
         "--tag",
@@ -55,6 +59,8 @@ async fn options_reach_the_job() {
         ("Tidemill-Max-Retries", "7"),
         ("Tidemill-Timeout", "90000"),
         ("Tidemill-Tags", "a,b"),
+        ("Tidemill-Run-After", "+5400000"),
+        ("Tidemill-Expires-At", "2036-12-01T08:00:00.000Z"),
         ("X-Tenant", "blue"),
     ] {
         assert_eq!(headers.get(name).map(async_nats::HeaderValue::as_str), Some(value), "{name}");
@@ -108,7 +114,7 @@ async fn a_bad_line_stops_the_rest_and_is_named_with_what_went_in_before() {
 #[tokio::test]
 async fn what_was_typed_wrong_is_named_with_the_rule() {
     let mill = Mill::start().await;
-    let table: [(&[&str], &str); 9] = [
+    let table: [(&[&str], &str); 10] = [
         (&["a b", "any"], "use 1 to 64 characters of A-Z a-z 0-9 _ -"),
         (&["default", "a.b"], "use 1 to 64 characters of A-Z a-z 0-9 _ -"),
         (&["default", "any", "--id", "x/y"], "use 1 to 64 characters of A-Z a-z 0-9 _ -"),
@@ -116,6 +122,7 @@ async fn what_was_typed_wrong_is_named_with_the_rule() {
         (&["default", "any", "{"], "the payload is not JSON"),
         (&["default", "any", "--priority", "urgent"], "critical, high, normal"),
         (&["default", "any", "--timeout", "soon"], "soon"),
+        (&["default", "any", "--at", "tomorrow"], "such as 2026-12-01T09:00:00+01:00"),
         (&["default", "any", "-H", "nocolon"], "use NAME:VALUE"),
         (&["default", "any", "-H", "Tidemill-Tags: x"], "Tidemill-"),
     ];

@@ -11,6 +11,8 @@ async fn a_queue_is_made_once_and_then_is_there() {
         "TIDEMILL_RESULTS_default",
         "TIDEMILL_ATTEMPTS_default",
         "TIDEMILL_DEAD_default",
+        "TIDEMILL_TIMERS_default",
+        "TIDEMILL_TIMERS_default/due",
         "TIDEMILL_JOBS_default/critical",
         "TIDEMILL_JOBS_default/low",
     ] {
@@ -26,7 +28,7 @@ async fn a_queue_is_made_once_and_then_is_there() {
     assert!(mill.ok(&["setup", "fleeting"]).contains(r#"storage is "memory", not "file""#));
     let two = mill.json(&["setup", "mail", "images"]);
     assert_eq!((&two[0]["queue"], &two[1]["queue"]), (&"mail".into(), &"images".into()));
-    assert_eq!(two[1]["created"].as_array().expect("a list").len(), 8);
+    assert_eq!(two[1]["created"].as_array().expect("a list").len(), 10);
 }
 
 #[tokio::test]

@@ -199,11 +199,11 @@ async fn many_make_one_queue_at_once() {
     }
     let made = making.join_all().await;
     assert!(made.iter().all(|made| made.drift.is_empty()), "{made:?}");
-    // Four streams and four consumers, each made by one of them.
+    // Five streams and five consumers, each made by one of them.
     let mut created: Vec<&String> = made.iter().flat_map(|made| &made.created).collect();
     created.sort_unstable();
     created.dedup();
-    assert_eq!(created.len(), 8, "{created:?}");
+    assert_eq!(created.len(), 10, "{created:?}");
     assert_eq!(stream_messages(&mill.nats().await, "TIDEMILL_JOBS_crowded").await, 12);
 }
 

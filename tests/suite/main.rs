@@ -7,6 +7,7 @@ mod dead;
 mod drain;
 mod enqueue;
 mod fence;
+mod later;
 mod order;
 mod outcomes;
 mod refusals;

@@ -96,6 +96,11 @@ where
     }
 }
 
+/// Waits for a moment.
+pub(crate) async fn until(moment: Instant) {
+    tokio::time::sleep_until(moment.into()).await;
+}
+
 /// What handlers saw, in order.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen<T>(Arc<Mutex<Vec<T>>>);
@@ -130,7 +135,16 @@ impl<T: Clone> Seen<T> {
 
 /// The broker's figures of a lane: (waiting, handed out and unsettled).
 pub(crate) async fn lane_counts(nats: &async_nats::Client, queue: &str, lane: &str) -> (u64, u64) {
-    let subject = format!("$JS.API.CONSUMER.INFO.TIDEMILL_JOBS_{queue}.{lane}");
+    consumer_counts(nats, &format!("TIDEMILL_JOBS_{queue}"), lane).await
+}
+
+/// The same of any consumer.
+pub(crate) async fn consumer_counts(
+    nats: &async_nats::Client,
+    stream: &str,
+    consumer: &str,
+) -> (u64, u64) {
+    let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
     let answer = nats.request(subject, "".into()).await.expect("an answer");
     let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
     let count = |name: &str| info[name].as_u64().expect("a count");

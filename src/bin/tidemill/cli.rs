@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
@@ -87,6 +88,13 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
+/// Reads a moment such as `2026-12-01T09:00:00+01:00`.
+pub(crate) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text).map(|moment| moment.to_utc()).map_err(|error| {
+        format!("{error}: use a time with its zone, such as 2026-12-01T09:00:00+01:00")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -103,5 +111,12 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert!(duration("-1").is_err() && duration("soon").is_err());
+    }
+
+    #[test]
+    fn moments_have_a_zone() {
+        let nine = moment("2026-12-01T09:00:00+01:00").expect("valid");
+        assert_eq!(nine, moment("2026-12-01T08:00:00Z").expect("valid"));
+        assert!(moment("2026-12-01T09:00:00").expect_err("no zone").contains("with its zone"));
     }
 }

@@ -4,12 +4,13 @@ use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tidemill::{Client, Completion, JobHandle, NewJob, Priority, Status};
 
-use crate::cli::{Global, duration};
+use crate::cli::{Global, duration, moment};
 use crate::exit::{Exit, UsageError};
 use crate::{output, results};
 
@@ -19,6 +20,7 @@ const CHUNK: usize = 1000;
 const AFTER_HELP: &str = "\
 Examples:
   tidemill enqueue default send_email '{\"to\":\"a@example.com\"}' --priority high --wait
+  tidemill enqueue default remind '{\"whom\":\"b@example.com\"}' --in 90m
   tidemill enqueue images resize @job.json --count 100
   generate | tidemill enqueue default import - --lines";
 
@@ -45,6 +47,15 @@ pub(crate) struct EnqueueArgs {
     /// How long one attempt may take, in place of the worker's limit
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
+    /// Run it that much later
+    #[arg(long = "in", value_name = "TIME", value_parser = duration, conflicts_with = "at")]
+    delay: Option<Duration>,
+    /// Run it at this time: 2026-12-01T09:00:00+01:00
+    #[arg(long, value_name = "RFC3339", value_parser = moment)]
+    at: Option<DateTime<Utc>>,
+    /// Do not run it at all if it has not started by this time
+    #[arg(long, value_name = "RFC3339", value_parser = moment)]
+    expires_at: Option<DateTime<Utc>>,
     /// A header of your own; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]
     headers: Vec<String>,
@@ -95,6 +106,15 @@ impl EnqueueArgs {
         }
         if let Some(timeout) = self.timeout {
             job = job.timeout(timeout);
+        }
+        if let Some(delay) = self.delay {
+            job = job.delay(delay);
+        }
+        if let Some(time) = self.at {
+            job = job.run_at(time);
+        }
+        if let Some(time) = self.expires_at {
+            job = job.expires_at(time);
         }
         for tag in &self.tags {
             job = job.tag(tag);
