@@ -17,11 +17,22 @@ pub struct JobHandle {
     client: Client,
     key: RecordKey,
     sequence: u64,
+    is_duplicate: bool,
 }
 
 impl JobHandle {
     pub(super) fn new(client: Client, key: RecordKey, sequence: u64) -> Self {
-        Self { client, key, sequence }
+        Self { client, key, sequence, is_duplicate: false }
+    }
+
+    pub(super) fn duplicate(client: Client, key: RecordKey, sequence: u64) -> Self {
+        Self { client, key, sequence, is_duplicate: true }
+    }
+
+    /// Whether a unique job was there already: this is the one that was there, and nothing was
+    /// stored.
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
     }
 
     /// The job's id.

@@ -4,6 +4,7 @@ mod completion;
 mod enqueue;
 mod follow;
 mod new_job;
+mod resolve;
 mod wakes;
 
 use std::collections::HashMap;

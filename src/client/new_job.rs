@@ -81,6 +81,32 @@ impl NewJob {
         self.with(|draft| JobId::chosen(id.as_ref()).map(|id| draft.id = Some(id)))
     }
 
+    /// At most one job of this key, queue and kind is waiting, running, backing off or not yet due at
+    /// any time, over all priorities. Its id is derived from the key. Enqueueing another meanwhile
+    /// gives the one that is there: see [`JobHandle::is_duplicate`](super::JobHandle::is_duplicate).
+    /// The key is free again when that one has ended.
+    #[must_use]
+    pub fn unique(self, key: impl AsRef<str>) -> Self {
+        self.with(|draft| {
+            draft.id = Some(JobId::of_key(key.as_ref()));
+            draft.set(name::UNIQUE, "1".to_owned())
+        })
+    }
+
+    /// The same, and for `period` after one is done another is not run: it ends as cancelled, with
+    /// the reason `duplicate`. Whole milliseconds, at least one.
+    #[must_use]
+    pub fn unique_for(self, key: impl AsRef<str>, period: Duration) -> Self {
+        self.unique(key).with(|draft| {
+            if period > MAX_DELAY {
+                return Err(Error::invalid(format!(
+                    "a period of {period:?} is too long: use at most {MAX_DELAY:?}"
+                )));
+            }
+            draft.set(name::UNIQUE, period.as_millis().max(1).to_string())
+        })
+    }
+
     /// Retries after the first attempt, in place of the worker's policy.
     #[must_use]
     pub fn max_retries(self, retries: u32) -> Self {
@@ -254,6 +280,18 @@ mod tests {
         let chosen = NewJob::raw("send", "{}").id("order-17").finish().expect("valid");
         assert_eq!(chosen.headers.get("Tidemill-Run"), Some(chosen.run.as_str()));
         assert_ne!(chosen.id.as_str(), chosen.run.as_str());
+    }
+
+    #[test]
+    fn a_unique_job_has_the_id_of_its_key_and_a_run_of_its_own() {
+        let one = || NewJob::raw("send", "{}").unique("user-7").finish().expect("valid");
+        assert_eq!(one().id, one().id);
+        assert_ne!(one().run, one().run);
+        assert_eq!(one().headers.get("Tidemill-Unique"), Some("1"));
+        let period = Duration::from_secs(60);
+        let timed = NewJob::raw("send", "{}").unique_for("user-7", period).finish().expect("valid");
+        assert_eq!(timed.headers.get("Tidemill-Unique"), Some("60000"));
+        assert_eq!(timed.id, one().id);
     }
 
     #[test]

@@ -9,9 +9,9 @@ pub(crate) mod time;
 pub use headers::Headers;
 pub(crate) use headers::name;
 pub(crate) use headers::{is_brokers, is_ours};
-pub(crate) use job::JobHeaders;
 #[cfg(test)]
 pub(crate) use job::RunAfter;
+pub(crate) use job::{JobHeaders, Unique};
 pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
 pub(crate) use records::{Record, parse_record};
 pub(crate) use subject::{

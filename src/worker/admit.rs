@@ -7,7 +7,7 @@ use super::job::Attempt;
 use crate::outcome::BuryReason;
 use crate::retry::RetryPolicy;
 use crate::wire::time::{self, Time};
-use crate::wire::{ErrorInfo, JobHeaders};
+use crate::wire::{ErrorInfo, JobHeaders, Unique};
 
 /// What tells an undisturbed first delivery from one that may not be.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ impl FirstSight {
             && options.attempts_used.is_none()
             && self.stored > self.consumer_created
             && self.sequence > self.suspect_up_to
+            // Whether its key was done lately has to be looked up.
+            && !matches!(options.unique, Some(Unique::For(_)))
     }
 }
 
@@ -42,6 +44,8 @@ pub(crate) enum Admission {
     NotYet { delay: Duration, used: u32 },
     /// It has ended before: only take it off the queue.
     HasEnded,
+    /// Its key was done too short a while ago.
+    Duplicate,
     /// It was not started in time.
     Expired,
     /// It will not be tried again.
@@ -83,10 +87,13 @@ pub(crate) fn admit(
             attempts: used,
         };
     }
-    if used == 0
-        && let Some(admission) = not_now(job, now)
-    {
-        return admission;
+    if used == 0 {
+        if history.is_duplicate {
+            return Admission::Duplicate;
+        }
+        if let Some(admission) = not_now(job, now) {
+            return admission;
+        }
     }
     match history.retry_at {
         // A delay that the broker forgot: the rest of it.

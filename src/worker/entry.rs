@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use super::Shared;
 use super::admit::{Admission, Candidate, admit};
-use super::history::look_up;
+use super::history::{History, done_since, look_up};
 use super::job::Work;
+use crate::error::Result;
 use crate::outcome::Settlement;
 use crate::retry::RetryPolicy;
+use crate::wire::{Unique, time};
 
 /// A job that cannot be looked up is given back for this long.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
@@ -21,8 +23,7 @@ impl Work {
 impl Shared {
     /// Decides about a job that may have been run before.
     pub(super) async fn admit_by_record(&self, work: Work) {
-        let streams = &self.queues[work.lane.queue].streams;
-        match look_up(&self.conn, &self.namespace, streams, &work.key).await {
+        match self.history(&work).await {
             Ok(history) => {
                 let of_kind = self.handlers.get(&work.key.kind).map(|handler| &handler.policy);
                 // A kind that is not known here is not judged by attempts.
@@ -39,6 +40,19 @@ impl Shared {
         }
     }
 
+    async fn history(&self, work: &Work) -> Result<History> {
+        let streams = &self.queues[work.lane.queue].streams;
+        let (conn, ns, key) = (&self.conn, &self.namespace, &work.key);
+        let history = look_up(conn, ns, streams, key).await?;
+        let is_duplicate = match work.options.unique {
+            Some(Unique::For(period)) if history.used == 0 => {
+                done_since(conn, ns, streams, key, time::before(work.stored, period)).await?
+            }
+            Some(_) | None => false,
+        };
+        Ok(History { is_duplicate, ..history })
+    }
+
     pub(super) async fn carry_out(&self, mut work: Work, admission: Admission) {
         match admission {
             Admission::Run(_) if !self.handlers.contains_key(&work.key.kind) => {
@@ -53,6 +67,10 @@ impl Shared {
                 self.turn_down(work, Settlement::PutOff { delay, used }, used).await;
             }
             Admission::HasEnded => self.turn_down(work, Settlement::Forget, 0).await,
+            Admission::Duplicate => {
+                let reason = "duplicate".to_owned();
+                self.turn_down(work, Settlement::Cancel { reason }, 0).await;
+            }
             Admission::Expired => self.turn_down(work, Settlement::Expire, 0).await,
             Admission::Bury { reason, error, attempts } => {
                 self.turn_down(work, Settlement::Bury { reason, error }, attempts).await;

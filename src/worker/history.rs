@@ -1,13 +1,13 @@
 //! What is on record of a run: looked up where a delivery may not be the first.
 
-use crate::broker::{Connection, Start};
+use crate::broker::{Connection, Start, Stored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::token::Namespace;
 use crate::topology::StreamNames;
 use crate::wire::time::Time;
 use crate::wire::{
-    AttemptEvent, AttemptRecord, Completion, ErrorInfo, RecordKey, RecordKind, parse_record,
-    record_subject,
+    AttemptEvent, AttemptRecord, Completion, ErrorInfo, RecordKey, RecordKind, Status,
+    parse_record, record_filter, record_subject,
 };
 
 /// The ledger keeps this many entries of a run at most.
@@ -18,6 +18,8 @@ const MAX_ENTRIES: usize = 50;
 pub(crate) struct History {
     /// It has ended already.
     pub(crate) has_ended: bool,
+    /// Another run of its id was done so lately that this one is not to run.
+    pub(crate) is_duplicate: bool,
     /// Attempts that count.
     pub(crate) used: u32,
     /// Snoozes so far.
@@ -38,6 +40,7 @@ impl History {
     fn of(last: AttemptRecord) -> Self {
         Self {
             has_ended: false,
+            is_duplicate: false,
             used: match last.event {
                 AttemptEvent::Started | AttemptEvent::Failed | AttemptEvent::ToBury => last.attempt,
                 AttemptEvent::Snoozed | AttemptEvent::Released => last.attempt.saturating_sub(1),
@@ -93,6 +96,43 @@ async fn last_genuine(
         return Err(Error::new(ErrorKind::Unavailable, message));
     }
     Ok(entries.messages.iter().rev().find_map(|entry| parse_record(key, &entry.payload)))
+}
+
+/// Whether a run of this id was done at `from` or later.
+pub(crate) async fn done_since(
+    conn: &Connection,
+    ns: &Namespace,
+    streams: &StreamNames,
+    key: &RecordKey,
+    from: Time,
+) -> Result<bool> {
+    const AT_ONCE: usize = 256;
+    let filter = record_filter(ns, RecordKind::Result, &key.queue, Some(&key.kind), Some(&key.id));
+    let is_done = |record: &Stored| {
+        RecordKey::parse(ns, RecordKind::Result, &record.subject)
+            .and_then(|key| parse_record::<Completion>(&key, &record.payload))
+            .is_some_and(|completion| {
+                completion.status == Status::Done && completion.finished_at >= from
+            })
+    };
+    // The last one is asked of the leader: a replica may not have it yet.
+    let Some(last) = conn.last_of_leader(&streams.results, &filter).await? else {
+        return Ok(false);
+    };
+    if is_done(&last) {
+        return Ok(true);
+    }
+    let mut start = Start::Time(from);
+    loop {
+        let batch = conn.batch(&streams.results, &filter, start, AT_ONCE).await?;
+        if batch.messages.iter().any(is_done) {
+            return Ok(true);
+        }
+        match batch.messages.last() {
+            Some(last) if !batch.is_last => start = Start::Sequence(last.sequence + 1),
+            Some(_) | None => return Ok(false),
+        }
+    }
 }
 
 /// The highest job sequence that the ledger's newest entries name. A broker that crashed may have

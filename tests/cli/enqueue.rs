@@ -144,3 +144,15 @@ fn nobody_there_is_told_with_where_it_was_looked_for() {
     assert_eq!(said.code, 6, "{said:?}");
     assert!(said.err.contains("nats://127.0.0.1:1: no NATS server answers there"), "{said:?}");
 }
+
+#[tokio::test]
+async fn a_taken_key_tells_the_job_that_is_there() {
+    let mill = Mill::start().await;
+    let unique = ["enqueue", "default", "any", "--unique", "user-7"];
+    let first = mill.run(&unique);
+    let second = mill.run(&unique);
+    assert_eq!((first.code, second.code), (0, 0), "{second:?}");
+    assert_eq!(first.out, second.out);
+    assert!(first.err.is_empty() && second.err.contains("was there already"), "{second:?}");
+    assert_eq!(mill.json(&unique)[0]["duplicate"], true);
+}

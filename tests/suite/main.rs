@@ -13,3 +13,4 @@ mod outcomes;
 mod refusals;
 mod share;
 mod support;
+mod unique;

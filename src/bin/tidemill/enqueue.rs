@@ -41,6 +41,12 @@ pub(crate) struct EnqueueArgs {
     /// An id of your own
     #[arg(long, conflicts_with_all = ["count", "lines"])]
     id: Option<String>,
+    /// Only one job of this key may be unfinished; with another there, that one is told
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["id", "lines"])]
+    unique: Option<String>,
+    /// The key stays taken that long after its job is done
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "unique")]
+    unique_for: Option<Duration>,
     /// Retries after the first attempt, in place of the worker's policy
     #[arg(long)]
     max_retries: Option<u32>,
@@ -100,6 +106,11 @@ impl EnqueueArgs {
         let mut job = NewJob::raw(&self.kind, payload).queue(&self.queue).priority(self.priority);
         if let Some(id) = &self.id {
             job = job.id(id);
+        }
+        match (&self.unique, self.unique_for) {
+            (Some(key), Some(period)) => job = job.unique_for(key, period),
+            (Some(key), None) => job = job.unique(key),
+            (None, _) => {}
         }
         if let Some(retries) = self.max_retries {
             job = job.max_retries(retries);
@@ -248,9 +259,12 @@ fn tell(global: &Global, handle: &JobHandle) -> anyhow::Result<()> {
     if global.json {
         output::json(&json!({
             "id": handle.id(), "run": handle.run(), "queue": handle.queue(),
-            "kind": handle.kind(), "seq": handle.sequence(),
+            "kind": handle.kind(), "seq": handle.sequence(), "duplicate": handle.is_duplicate(),
         }))
     } else {
+        if handle.is_duplicate() {
+            output::to_stderr("its key is taken: this job was there already");
+        }
         Ok(output::line(handle.id().as_str())?)
     }
 }
