@@ -143,6 +143,15 @@ impl Client {
             )));
         }
         let handle = self.store_once(letter.to_job()).await?;
+        if handle.is_duplicate() {
+            return Err(Error::new(
+                ErrorKind::Duplicate,
+                format!(
+                    "job {} is unique and another of its key is in queue {}: its letter stays",
+                    letter.id, letter.queue
+                ),
+            ));
+        }
         self.discard_dead(letter).await?;
         Ok(handle)
     }

@@ -160,7 +160,8 @@ impl Shared {
         let problem = match timeout(LIMIT, self.client.store_once(ready)).await {
             // Acked for certain: a timer that came again after its run had been parked anew would
             // bring that run back too early.
-            Ok(Ok(_)) => return ack.ack_confirmed(&self.conn).await,
+            Ok(Ok(job)) if !job.is_duplicate() => return ack.ack_confirmed(&self.conn).await,
+            Ok(Ok(_)) => "another job of its unique key is in the queue".to_owned(),
             Ok(Err(error)) => error.to_string(),
             Err(_) => format!("no answer within {LIMIT:?}"),
         };

@@ -142,3 +142,19 @@ async fn for_a_period_after_it_is_done_another_is_not_run() {
     assert_eq!(seen.all(), [1, 4]);
     running.drain().await;
 }
+
+#[tokio::test]
+async fn a_dead_letter_whose_key_is_taken_stays() {
+    let mill = Mill::start().await;
+    let handler = |_: Numbered, _: JobContext| async { Err::<(), _>(JobError::discard("no")) };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let enqueue = || mill.client.enqueue(NewJob::new(&numbered(1)).unique("k"));
+    let buried = enqueue().await.expect("stored");
+    assert_eq!(completion(&buried).await.status, Status::Dead);
+    running.drain().await;
+    assert!(!enqueue().await.expect("stored").is_duplicate(), "the key is free");
+    let letter = mill.client.dead_letter(&Queue::default(), buried.id()).await.expect("there");
+    let error = mill.client.retry_dead(&letter).await.expect_err("the key is taken");
+    assert!(error.is_duplicate(), "{error}");
+    assert_eq!(crate::support::dead(&mill).await.len(), 1, "the letter stays");
+}
