@@ -18,9 +18,6 @@ use crate::wire::{
 /// Letters read at once.
 const PAGE: usize = 128;
 
-/// The ledger keeps this many entries of a run.
-const MAX_ENTRIES: usize = 50;
-
 /// A job that was buried.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -120,12 +117,7 @@ impl Client {
     /// # Errors
     /// As [`Client::dead_letters`].
     pub async fn attempts_of(&self, letter: &DeadLetter) -> Result<Vec<AttemptRecord>> {
-        let key = letter.key();
-        let subject = record_subject(self.namespace(), RecordKind::Attempt, &key);
-        let stream = self.streams(&letter.queue).attempts;
-        let start = Start::Sequence(1);
-        let found = self.conn().batch(&stream, &subject, start, MAX_ENTRIES).await?;
-        Ok(found.messages.iter().filter_map(|entry| parse_record(&key, &entry.payload)).collect())
+        self.ledger(&letter.key()).await
     }
 
     /// Puts a dead letter's job back into its lane, as a new run with all its attempts; what is on

@@ -41,7 +41,8 @@
 //!
 //! | module | role |
 //! |---|---|
-//! | `dead` | operators' verbs on dead letters |
+//! | `control`, `dead` | operators' verbs: cancel; dead letters |
+//! | `inspect` | where jobs stand |
 //! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
 //! | `client` | enqueue, await, follow |
 //! | `embedded` | finds, installs, starts, watches and ends a private nats-server |
@@ -80,10 +81,12 @@
 
 mod broker;
 mod client;
+mod control;
 mod dead;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
+mod inspect;
 mod kind;
 mod outcome;
 mod priority;
@@ -95,8 +98,10 @@ mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
 pub use client::{Client, Enqueue, JobHandle, NewJob, RecordFilter, Since};
+pub use control::Cancellation;
 pub use dead::{DeadFilter, DeadLetter};
 pub use error::{Error, Result};
+pub use inspect::{JobFilter, JobInfo, JobState};
 pub use kind::Job;
 pub use outcome::{JobError, MAX_SNOOZES};
 pub use priority::{MAX_WEIGHT, Priority, Weights};
@@ -104,7 +109,8 @@ pub use retry::{Backoff, DEFAULT_MAX_RETRIES, RetryPolicy};
 pub use token::{JobId, Kind, MAX_NAMESPACE_BYTES, MAX_TOKEN_BYTES, Namespace, Queue, RunId};
 pub use topology::{Drift, QueueConfig, Storage};
 pub use wire::{
-    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, PROTOCOL_VERSION, Status,
+    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, PROTOCOL_VERSION,
+    RunningJob, Status,
 };
 pub use worker::{
     DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_PARK_OVER, DEFAULT_TIMEOUT,

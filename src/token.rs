@@ -167,6 +167,11 @@ impl JobId {
         Self(format!("s-{sequence}").into())
     }
 
+    /// The stream sequence of a job that was published without an id.
+    pub(crate) fn as_sequence(&self) -> Option<u64> {
+        self.0.strip_prefix("s-")?.parse().ok()
+    }
+
     /// Checks an id that a caller chose: a token without one of the beginnings that we derive.
     pub(crate) fn chosen(text: &str) -> Result<Self> {
         let id = Self::new(text)?;

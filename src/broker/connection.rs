@@ -133,6 +133,28 @@ impl Connection {
         Ok(Answers { conn: self.clone(), subject, asked, messages })
     }
 
+    /// Asks all who listen to a subject, and gives what they answer until none has come for `stall`.
+    /// With nobody there it ends at once.
+    pub(crate) async fn gather(
+        &self,
+        subject: String,
+        payload: Bytes,
+        stall: Duration,
+        at_most: usize,
+    ) -> Result<Vec<Bytes>> {
+        let mut answers = self.request_many(subject, payload).await?;
+        let mut gathered = Vec::new();
+        while gathered.len() < at_most {
+            match answers.next(stall).await? {
+                // Nobody there at all is answered by the broker with a status.
+                Some(answer) if answer.status.is_some() => break,
+                Some(answer) => gathered.push(answer.payload),
+                None => break,
+            }
+        }
+        Ok(gathered)
+    }
+
     /// Sends a message that nobody confirms.
     pub(crate) async fn publish(&self, subject: impl ToSubject, payload: Bytes) -> Result<()> {
         self.in_time("send a message", self.0.client.publish(subject, payload)).await

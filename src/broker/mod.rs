@@ -17,6 +17,7 @@ mod read;
 mod registry;
 mod servers;
 mod tls;
+mod told;
 
 pub(crate) use ack::AckSubject;
 #[cfg(feature = "embedded")]
@@ -30,3 +31,4 @@ pub(crate) use publish::{Expect, Published};
 pub(crate) use pull::{Delivery, Pulled, Puller};
 pub(crate) use read::{Start, Stored};
 pub(crate) use registry::{Announcement, Registration, announced_kinds};
+pub(crate) use told::Told;

@@ -19,6 +19,8 @@ pub(crate) struct Stored {
     /// The message's own headers, without those that the look-up adds.
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
+    /// When it was stored, where the look-up tells.
+    pub(crate) stored: Option<Time>,
 }
 
 /// Where a batch of messages starts.
@@ -195,10 +197,11 @@ fn read(stream: &str, answer: async_nats::Message) -> Result<Option<Stored>> {
         Some((headers.get(SUBJECT)?.to_owned(), sequence))
     })();
     let Some((subject, sequence)) = found else { return Err(refusal(stream, &answer)) };
+    let stored = headers.get(TIME).and_then(time::parse);
     for name in ADDED {
         headers.remove(name);
     }
-    Ok(Some(Stored { subject, sequence, headers, payload: answer.payload }))
+    Ok(Some(Stored { subject, sequence, headers, payload: answer.payload, stored }))
 }
 
 /// A message in the JSON of the API, its bytes in base64.
@@ -210,6 +213,8 @@ struct RawMessage {
     hdrs: Option<String>,
     #[serde(default)]
     data: Option<String>,
+    #[serde(default, with = "crate::wire::time::rfc3339_option")]
+    time: Option<Time>,
 }
 
 impl RawMessage {
@@ -224,6 +229,7 @@ impl RawMessage {
             payload: bytes(self.data)?.into(),
             subject: self.subject,
             sequence: self.seq,
+            stored: self.time,
         })
     }
 }

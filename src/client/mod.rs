@@ -2,6 +2,7 @@
 
 mod completion;
 mod enqueue;
+mod fence;
 mod follow;
 mod new_job;
 mod resolve;
@@ -16,6 +17,7 @@ use chrono::Utc;
 
 pub use completion::JobHandle;
 pub use enqueue::Enqueue;
+pub(crate) use fence::{Fence, fence};
 pub use follow::{RecordFilter, Since};
 pub use new_job::NewJob;
 pub(crate) use new_job::Ready;

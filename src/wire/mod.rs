@@ -1,22 +1,27 @@
 //! Wire protocol v1: subjects, headers and records. Pure; the contract is in the crate docs.
 
+mod control;
 mod headers;
 mod job;
+mod message;
 mod records;
 mod subject;
 pub(crate) mod time;
 
+pub use control::RunningJob;
+pub(crate) use control::{CancelRequest, RunningAnswer, Verb, control_filter, control_subject};
 pub use headers::Headers;
 pub(crate) use headers::name;
 pub(crate) use headers::{is_brokers, is_ours};
 #[cfg(test)]
 pub(crate) use job::RunAfter;
 pub(crate) use job::{JobHeaders, Unique};
+pub(crate) use message::{Reading, read_job};
 pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
 pub(crate) use records::{Record, parse_record};
 pub(crate) use subject::{
-    JobSubject, RecordKey, RecordKind, due_subject, events_subject, guard_subject, job_subject,
-    parse_due, record_filter, record_subject, timer_subject,
+    RecordKey, RecordKind, due_subject, events_subject, guard_subject, job_subject, parse_due,
+    parse_timed, record_filter, record_subject, timed_filter, timer_subject,
 };
 
 /// The protocol version that this library writes and reads.

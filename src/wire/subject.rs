@@ -117,10 +117,32 @@ fn timed(what: &str, ns: &Namespace, lane: Priority, key: &RecordKey) -> String 
     format!("{ns}.{what}.{queue}.{lane}.{kind}.{id}.{}", key.run_token())
 }
 
+/// The timers of an id over all its runs and lanes; `what` is `timers` or `due`.
+pub(crate) fn timed_filter(
+    what: &str,
+    ns: &Namespace,
+    queue: &Queue,
+    kind: Option<&Kind>,
+    id: Option<&JobId>,
+) -> String {
+    let kind = kind.map_or("*", Kind::as_str);
+    let id = id.map_or("*", JobId::as_str);
+    format!("{ns}.{what}.{queue}.*.{kind}.{id}.*")
+}
+
 /// Reads the subject of a timer that is due.
 pub(crate) fn parse_due(ns: &Namespace, subject: &str) -> Option<(Priority, RecordKey)> {
-    let rest = subject.strip_prefix(ns.as_str())?.strip_prefix(".due.")?;
-    let mut tokens = rest.split('.');
+    parse_timed("due", ns, subject)
+}
+
+/// Reads the subject of a timer, waiting (`timers`) or due (`due`).
+pub(crate) fn parse_timed(
+    what: &str,
+    ns: &Namespace,
+    subject: &str,
+) -> Option<(Priority, RecordKey)> {
+    let rest = subject.strip_prefix(ns.as_str())?.strip_prefix('.')?;
+    let mut tokens = rest.strip_prefix(what)?.strip_prefix('.')?.split('.');
     let queue = Queue::new(tokens.next()?).ok()?;
     let lane = tokens.next()?.parse().ok()?;
     Some((lane, RecordKey::parse_tail(queue, tokens)?))

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::JobContext;
+use super::control::CancelledRuns;
 use super::handler::{Handler, HandlerResult, Middleware, Next};
 use super::lanes::{Lanes, Order};
 use super::park::DEFAULT_PARK_OVER;
@@ -205,6 +206,7 @@ impl WorkerBuilder {
             has_work: Notify::new(),
             slots: Arc::new(Semaphore::new(self.concurrency)),
             leases: Arc::default(),
+            cancelled: CancelledRuns::default(),
             recorder,
             settler,
             stop_fetching: CancellationToken::new(),

@@ -37,6 +37,11 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         // Admission lets through only kinds that are registered.
         return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
     };
+    // In this order, so that whoever cancels finds it running or is found by it.
+    work.lease.runs(work.as_running(&shared.recorder.worker, shared.clock.now()));
+    if shared.cancelled.contains(&work.key) {
+        return shared.settle(work, Settlement::Forget).await;
+    }
     if work.lease.stopped().is_some() {
         return shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
     }
@@ -105,6 +110,7 @@ fn decide(handler: &Handler, work: &Work, ended: Ended) -> Option<Settlement> {
     work.lease.settle_at(Instant::now())?;
     let outcome = match ended {
         Ended::Stopped(Stop::LeaseLost) => return None,
+        Ended::Stopped(Stop::Cancelled) => return Some(Settlement::Forget),
         Ended::Stopped(Stop::Draining) => {
             return Some(Settlement::Release { delay: Duration::ZERO });
         }

@@ -10,14 +10,14 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use super::admit::{FirstSight, admit_undisturbed};
 use super::history::highest_in_ledger;
-use super::job::{Attempt, Reading, Work, read};
+use super::job::{Attempt, Work};
 use super::lanes::LaneId;
 use super::lease::Lease;
 use crate::broker::{Born, Delivery, Pulled, Puller, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::{BuryReason, Settlement};
 use crate::wire::time::Time;
-use crate::wire::{ErrorInfo, JobHeaders};
+use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
 
 /// Pauses after something went wrong with the broker, doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -207,7 +207,8 @@ impl Fetcher {
         let queue = &shared.queues[self.lane.queue];
         let Delivery { subject, headers, sequence, .. } = &delivery;
         let priority = self.lane.priority;
-        let reading = read(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
+        let reading =
+            read_job(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
         let (key, options, unreadable) = match reading {
             Reading::Job { key, options } => (key, *options, None),
             Reading::NewerProtocol => {

@@ -5,6 +5,7 @@
 mod admit;
 mod builder;
 mod context;
+mod control;
 mod entry;
 mod execute;
 mod fetch;
@@ -41,6 +42,7 @@ pub use park::DEFAULT_PARK_OVER;
 pub use running::{Drained, Running};
 pub use unknown::DEFAULT_UNKNOWN_KIND_GRACE;
 
+use self::control::CancelledRuns;
 use self::handler::Middleware;
 use self::job::Work;
 use self::lanes::{LaneId, Lanes, MAX_BUFFERED_FOR};
@@ -104,6 +106,7 @@ pub(crate) struct Shared {
     has_work: Notify,
     slots: Arc<Semaphore>,
     leases: Arc<Leases>,
+    cancelled: CancelledRuns,
     recorder: Recorder,
     settler: Settler,
     /// Cancelled first: nothing more is fetched or started.
@@ -149,6 +152,9 @@ impl Worker {
         background.spawn(shared.leases.clone().keep(shared.conn.clone(), ack_wait, end.clone()));
         background.spawn(timing::keep_clock(shared.clone(), end.clone()));
         background.spawn(sweep(shared.clone(), ack_wait, end.clone()));
+        for queue in 0..shared.queues.len() {
+            background.spawn(control::listen(shared.clone(), queue, ack_wait, end.clone()));
+        }
         let dispatching = tokio::spawn(dispatch(shared.clone()));
         let fetching = TaskTracker::new();
         for lane in shared.lane_ids() {

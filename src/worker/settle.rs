@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::job::Work;
-use super::record::Fence;
 use crate::broker::AckSubject;
+use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::{BuryReason, Settlement};
 use crate::wire::time::{self, Time};

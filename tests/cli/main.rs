@@ -5,6 +5,7 @@ mod demo;
 mod enqueue;
 mod exec;
 mod http;
+mod job;
 mod output;
 mod results;
 mod setup;

@@ -62,7 +62,10 @@ fn help_is_there_for_everything_and_a_mistake_is_usage() {
         "{}",
         top.out
     );
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 15] = [
+        &["job", "get"],
+        &["job", "ls"],
+        &["job", "cancel"],
         &["demo"],
         &["dev"],
         &["setup"],

@@ -88,6 +88,10 @@ fn handlers_need_no_rust() {
 
     let enqueued = output(&line("tidemill enqueue"), &dev.url);
     assert!(enqueued.contains(r#"{"hello":"tide"}"#), "{enqueued}");
+    let later = line("tidemill enqueue default greet '{\"name\":\"later\"}'");
+    output(&later, &dev.url);
+    assert!(output(&line("tidemill job ls"), &dev.url).contains("scheduled until"));
+    assert!(output(&line("tidemill job cancel"), &dev.url).starts_with("cancelled"));
     let many = output(&line("seq 1000"), &dev.url);
     assert!(many.starts_with("enqueued 1000 jobs"), "{many}");
     nats_pub(&line("nats pub"), &dev.url);

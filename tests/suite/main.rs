@@ -2,6 +2,7 @@
 
 mod attempts;
 mod bad_input;
+mod cancel;
 mod cluster;
 mod dead;
 mod drain;

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{dead, demo, dev, enqueue, results, setup, work};
+use crate::{dead, demo, dev, enqueue, job, results, setup, work};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -74,6 +74,8 @@ pub(crate) enum Command {
     Enqueue(enqueue::EnqueueArgs),
     /// Work queues with commands or web hooks as handlers
     Work(work::WorkArgs),
+    /// Look at jobs, and cancel them
+    Job(job::JobArgs),
     /// Look at completions
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
