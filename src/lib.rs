@@ -41,7 +41,7 @@
 //!
 //! | module | role |
 //! |---|---|
-//! | `control`, `dead` | operators' verbs: cancel; dead letters |
+//! | `control`, `dead` | operators' verbs: cancel, pause, purge; dead letters |
 //! | `inspect` | where jobs stand |
 //! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
 //! | `client` | enqueue, await, follow |
@@ -98,7 +98,7 @@ mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
 pub use client::{Client, Enqueue, JobHandle, NewJob, RecordFilter, Since};
-pub use control::Cancellation;
+pub use control::{Cancellation, LaneInfo, QueueInfo};
 pub use dead::{DeadFilter, DeadLetter};
 pub use error::{Error, Result};
 pub use inspect::{JobFilter, JobInfo, JobState};

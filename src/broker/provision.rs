@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::api::{self, ApiError, code};
 use super::clock::Clock;
 use super::connection::Connection;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::token::{Namespace, Queue};
 use crate::topology::{
     ConsumerSpec, Drift, QueueConfig, ServerTraits, StreamNames, StreamSpec, drift, streams,
@@ -206,29 +206,6 @@ pub(crate) async fn queue_names(conn: &Connection, ns: &Namespace) -> Result<Vec
         if page.is_empty() || seen >= names.total {
             queues.sort();
             return Ok(queues);
-        }
-    }
-}
-
-impl Connection {
-    /// The sequence of a stream's last message.
-    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
-        #[derive(Deserialize)]
-        struct Info {
-            state: State,
-        }
-        #[derive(Deserialize)]
-        struct State {
-            last_seq: u64,
-        }
-        let verb = format!("STREAM.INFO.{stream}");
-        match api::call::<Info>(self, &verb, None).await? {
-            Ok(info) => Ok(info.state.last_seq),
-            Err(error) if error.is_not_found() => Err(Error::new(
-                ErrorKind::NotFound,
-                format!("there is no stream {stream}: the queue has not been set up"),
-            )),
-            Err(error) => Err(error.into_error(&format!("look at stream {stream}"))),
         }
     }
 }

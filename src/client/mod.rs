@@ -77,6 +77,10 @@ impl Whole {
         *self.seen().entry(queue.clone()).or_default() += 1;
     }
 
+    fn forget(&self, queue: &Queue) {
+        self.seen().remove(queue);
+    }
+
     fn seen(&self) -> MutexGuard<'_, HashMap<Queue, u64>> {
         self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -210,6 +214,11 @@ impl Client {
     /// `is_unavailable` where not all could be sent; the connection is closed all the same.
     pub async fn close(self) -> Result<()> {
         self.conn.close().await
+    }
+
+    /// The queue is gone, and to be made again by whoever needs it next.
+    pub(crate) fn forget_queue(&self, queue: &Queue) {
+        self.whole.forget(queue);
     }
 
     pub(crate) fn conn(&self) -> &Connection {

@@ -7,6 +7,7 @@ mod exec;
 mod http;
 mod job;
 mod output;
+mod queue;
 mod results;
 mod setup;
 mod stop;

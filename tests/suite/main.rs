@@ -11,6 +11,7 @@ mod fence;
 mod later;
 mod order;
 mod outcomes;
+mod queues;
 mod refusals;
 mod share;
 mod support;

@@ -12,6 +12,7 @@ mod exit;
 mod http;
 mod job;
 mod output;
+mod queue;
 mod results;
 mod setup;
 mod signals;
@@ -61,6 +62,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Enqueue(args) => enqueue::run(&global, args).await,
         Command::Work(args) => work::run(&global, args).await,
         Command::Job(args) => job::run(&global, args).await,
+        Command::Queue(args) => queue::run(&global, args).await,
         Command::Results(args) => results::run(&global, args).await,
         Command::Dead(args) => dead::run(&global, args).await,
     }

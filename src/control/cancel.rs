@@ -1,4 +1,4 @@
-//! What a person does to jobs besides running them.
+//! Cancelling: an end to jobs that are not wanted, wherever they are.
 
 use std::time::Duration;
 
