@@ -121,12 +121,30 @@ pub(crate) struct Found {
     pub(crate) sequence: u64,
     pub(crate) key: RecordKey,
     pub(crate) priority: Priority,
-    /// When the broker puts it out, for a timer.
-    pub(crate) timer: Option<Time>,
+    pub(crate) place: Place,
     pub(crate) options: JobHeaders,
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
     pub(crate) stored: Option<Time>,
+}
+
+/// Where the message is that holds an unfinished job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On its lane.
+    Lane,
+    /// On its lane, under an id that is derived from its sequence and stands in no subject.
+    LaneWithoutId,
+    /// On a timer, until then.
+    Timer(Time),
+    /// Put out by the broker, and on its way to its lane.
+    Due,
+}
+
+impl Found {
+    pub(crate) fn enqueued_at(&self) -> Option<Time> {
+        self.options.created_at.or(self.stored)
+    }
 }
 
 impl Client {
@@ -233,33 +251,27 @@ impl Client {
             }
             Reading::NewerProtocol => return None,
         };
-        let stream = self.streams(queue).jobs;
-        let headers = headers.for_copy();
-        Some(Found {
-            stream,
-            sequence,
-            key,
-            priority,
-            timer: None,
-            options,
-            headers,
-            payload,
-            stored,
-        })
+        let place = match subject.ends_with(&format!(".{}", key.id)) {
+            true => Place::Lane,
+            false => Place::LaneWithoutId,
+        };
+        let (stream, headers) = (self.streams(queue).jobs, headers.for_copy());
+        Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })
     }
 
     fn read_timer(&self, queue: &Queue, stored: Stored) -> Option<Found> {
         let ns = self.namespace();
         let Stored { subject, sequence, headers, payload, stored } = stored;
-        let parsed =
-            parse_timed("timers", ns, &subject).or_else(|| parse_timed("due", ns, &subject));
-        let (priority, key) = parsed?;
+        let timer = parse_timed("timers", ns, &subject);
         let at = headers.get(name::SCHEDULE).and_then(|at| time::parse(at.strip_prefix("@at ")?));
-        let timer = at.or(stored);
-        let stream = self.streams(queue).timers;
+        let place = match &timer {
+            Some(_) => Place::Timer(at?),
+            None => Place::Due,
+        };
+        let (priority, key) = timer.or_else(|| parse_timed("due", ns, &subject))?;
         let options = JobHeaders::parse(&headers).unwrap_or_default();
-        let headers = headers.for_copy();
-        Some(Found { stream, sequence, key, priority, timer, options, headers, payload, stored })
+        let (stream, headers) = (self.streams(queue).timers, headers.for_copy());
+        Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })
     }
 
     async fn ended(&self, completion: Completion) -> Result<JobInfo> {
@@ -284,8 +296,8 @@ impl Client {
     async fn stand_of(&self, found: Found, running: &[RunningJob]) -> Result<JobInfo> {
         let attempts = self.ledger(&found.key).await?;
         let state = state_of(&found, &attempts, running, self.clock().now());
-        let Found { key: RecordKey { queue, kind, id, run }, priority, options, stored, .. } =
-            found;
+        let enqueued_at = found.enqueued_at().unwrap_or_else(|| self.clock().now());
+        let Found { key: RecordKey { queue, kind, id, run }, priority, options, .. } = found;
         Ok(JobInfo {
             queue,
             kind,
@@ -293,7 +305,7 @@ impl Client {
             run,
             priority,
             state,
-            enqueued_at: options.created_at.or(stored).unwrap_or_else(|| self.clock().now()),
+            enqueued_at,
             tags: options.tags,
             headers: found.headers,
             payload: found.payload,
@@ -312,7 +324,7 @@ impl Client {
 }
 
 /// Where an unfinished job stands.
-fn state_of(
+pub(crate) fn state_of(
     found: &Found,
     attempts: &[AttemptRecord],
     running: &[RunningJob],
@@ -325,15 +337,16 @@ fn state_of(
     let put_off = attempts.last().filter(|last| {
         matches!(last.event, AttemptEvent::Failed | AttemptEvent::Snoozed) && last.reason.is_none()
     });
-    match (found.timer, put_off) {
-        (Some(due), Some(_)) => return JobState::BackingOff(due),
-        (Some(due), None) => return JobState::Scheduled(due),
-        (None, Some(last)) if last.seq == found.sequence => {
+    match (found.place, put_off) {
+        (Place::Timer(due), Some(_)) => return JobState::BackingOff(due),
+        (Place::Timer(due), None) => return JobState::Scheduled(due),
+        (Place::Due, _) => return JobState::Waiting,
+        (Place::Lane | Place::LaneWithoutId, Some(last)) if last.seq == found.sequence => {
             if let Some(retry_at) = last.retry_at.filter(|retry_at| *retry_at > now) {
                 return JobState::BackingOff(retry_at);
             }
         }
-        (None, _) => {}
+        (Place::Lane | Place::LaneWithoutId, _) => {}
     }
     let due = found.stored.and_then(|stored| Some(found.options.run_after?.due(stored)));
     match due.filter(|due| *due > now) {

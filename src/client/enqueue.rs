@@ -140,7 +140,7 @@ impl Client {
         self.resolve(job).await
     }
 
-    pub(super) async fn publish(&self, job: &Ready, expect: Expect<'_>) -> Result<Published> {
+    pub(crate) async fn publish(&self, job: &Ready, expect: Expect<'_>) -> Result<Published> {
         let Ready { queue, priority, kind, id, headers, payload, .. } = job;
         let subject = job_subject(&self.namespace, queue, *priority, kind, Some(id));
         self.conn.store(subject, headers, payload.clone(), expect).await

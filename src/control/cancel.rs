@@ -78,7 +78,7 @@ impl Client {
 
     /// Stores the completion `cancelled` unless the run has one; how it has ended.
     async fn complete_cancelled(&self, found: &Found, reason: &str) -> Result<Status> {
-        let used = self.ledger(&found.key).await?.last().map_or(0, |last| last.attempt);
+        let tried = self.ledger(&found.key).await?.last().map_or(0, |last| last.attempt);
         let now = self.clock().now();
         let RecordKey { queue, kind, id, run } = found.key.clone();
         let completion = Completion {
@@ -90,8 +90,8 @@ impl Client {
             kind,
             priority: found.priority,
             status: Status::Cancelled,
-            attempt: used.max(found.options.attempts_used.unwrap_or(0)),
-            enqueued_at: found.options.created_at.or(found.stored).unwrap_or(now),
+            attempt: tried.max(found.options.attempts_used.unwrap_or(0)),
+            enqueued_at: found.enqueued_at().unwrap_or(now),
             started_at: None,
             finished_at: now,
             worker: "client".to_owned(),

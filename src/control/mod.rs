@@ -2,6 +2,7 @@
 
 mod cancel;
 mod queue;
+mod rearrange;
 
 pub use cancel::Cancellation;
 pub use queue::{LaneInfo, QueueInfo};

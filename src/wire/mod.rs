@@ -7,6 +7,7 @@ mod message;
 mod records;
 mod subject;
 pub(crate) mod time;
+mod timer;
 
 pub use control::RunningJob;
 pub(crate) use control::{CancelRequest, RunningAnswer, Verb, control_filter, control_subject};
@@ -20,9 +21,10 @@ pub(crate) use message::{Reading, read_job};
 pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
 pub(crate) use records::{Record, parse_record};
 pub(crate) use subject::{
-    RecordKey, RecordKind, due_subject, events_subject, guard_subject, job_subject, parse_due,
-    parse_timed, record_filter, record_subject, timed_filter, timer_subject,
+    RecordKey, RecordKind, events_subject, guard_subject, job_subject, parse_due, parse_timed,
+    record_filter, record_subject, timed_filter, timer_subject,
 };
+pub(crate) use timer::JobCopy;
 
 /// The protocol version that this library writes and reads.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -41,10 +41,7 @@ impl History {
         Self {
             has_ended: false,
             is_duplicate: false,
-            used: match last.event {
-                AttemptEvent::Started | AttemptEvent::Failed | AttemptEvent::ToBury => last.attempt,
-                AttemptEvent::Snoozed | AttemptEvent::Released => last.attempt.saturating_sub(1),
-            },
+            used: last.used(),
             snoozes: last.snoozes,
             retry_at: last.retry_at.map(|time| (last.seq, time)),
             was_lost: last.event == AttemptEvent::Started,

@@ -10,9 +10,9 @@ use super::Shared;
 use super::job::Work;
 use super::settle::Word;
 use crate::broker::{Expect, Published};
-use crate::error::Result;
-use crate::wire::time::{self, Time};
-use crate::wire::{Headers, due_subject, name, timer_subject};
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::JobCopy;
+use crate::wire::time;
 
 /// Delays beyond this are parked unless the worker is told otherwise.
 pub const DEFAULT_PARK_OVER: Duration = Duration::from_secs(60);
@@ -60,30 +60,25 @@ impl Shared {
     /// Sets a timer. One that stands already was set for the same run before a crash.
     async fn park(&self, work: &Work, delay: Duration, used: u32) -> Result<()> {
         let due = time::after(self.clock.now(), delay);
-        let headers = self.timer_headers(work, due, used);
-        let subject = timer_subject(&self.namespace, work.lane.priority, &work.key);
+        // The timer's word is final, unless it only wakes the job to see that it has expired.
+        let run_after = work.options.run_after.map(|run_after| run_after.due(work.stored));
+        let copy = JobCopy {
+            key: &work.key,
+            lane: work.lane.priority,
+            headers: &work.headers,
+            attempts_used: used,
+            enqueued_at: work.enqueued_at(),
+            run_after: run_after.filter(|later| used == 0 && *later > due),
+        };
+        let (subject, headers) = copy.timer(&self.namespace, due);
         let stored = self.conn.store(subject, &headers, work.payload.clone(), Expect::Last(0));
         match stored.await? {
-            Published::Stored(_) | Published::WrongLast(_) | Published::InFlight => Ok(()),
+            Published::Stored(_) | Published::WrongLast(_) => Ok(()),
+            // Whoever sets it may fail: it is tried again.
+            Published::InFlight => {
+                Err(Error::new(ErrorKind::Unknown, "somebody else is setting the timer"))
+            }
         }
-    }
-
-    /// The job's headers, and what makes the copy one of the same run.
-    fn timer_headers(&self, work: &Work, due: Time, used: u32) -> Headers {
-        let mut headers = work.headers.for_copy();
-        // The timer's word is final, unless it only wakes the job to see that it has expired.
-        headers.remove(name::RUN_AFTER);
-        let run_after = work.options.run_after.map(|run_after| run_after.due(work.stored));
-        if let Some(later) = run_after.filter(|later| used == 0 && *later > due) {
-            headers.set(name::RUN_AFTER, time::to_text(&later));
-        }
-        headers.set(name::RUN, work.key.run.as_str());
-        headers.set(name::ATTEMPTS_USED, used.to_string());
-        headers.set(name::CREATED_AT, time::to_text(&work.enqueued_at()));
-        headers.set(name::SCHEDULE, format!("@at {}", time::to_text(&due)));
-        let target = due_subject(&self.namespace, work.lane.priority, &work.key);
-        headers.set(name::SCHEDULE_TARGET, target);
-        headers
     }
 }
 

@@ -12,6 +12,7 @@ mod later;
 mod order;
 mod outcomes;
 mod queues;
+mod rearrange;
 mod refusals;
 mod share;
 mod support;
