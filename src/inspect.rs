@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{self, Stream};
 
 use crate::broker::{Start, Stored};
-use crate::client::Client;
+use crate::client::{Client, JobEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue, RunId};
@@ -205,6 +205,19 @@ impl Client {
             walk,
             |mut walk| async move { Ok(walk.next().await?.map(|job| (job, walk))) },
         )
+    }
+
+    /// What a job's handler tells of it from now on, its progress and its log, ending with its
+    /// completion. What was told before is gone: events are not stored.
+    ///
+    /// # Errors
+    /// `is_permission` where these credentials may not subscribe or read completions.
+    pub async fn watch(
+        &self,
+        job: &JobInfo,
+    ) -> Result<impl Stream<Item = Result<JobEvent>> + Send + use<>> {
+        let JobInfo { queue, kind, id, run, .. } = job.clone();
+        self.watch_run(RecordKey { queue, kind, id, run }).await
     }
 
     /// The messages that hold unfinished runs of an id.

@@ -97,7 +97,7 @@ mod wire;
 mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
-pub use client::{Client, Enqueue, JobHandle, NewJob, RecordFilter, Since};
+pub use client::{Client, Enqueue, JobEvent, JobHandle, NewJob, RecordFilter, Since};
 pub use control::{Cancellation, LaneInfo, QueueInfo};
 pub use dead::{DeadFilter, DeadLetter};
 pub use error::{Error, Result};

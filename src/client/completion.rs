@@ -130,7 +130,7 @@ impl Client {
     }
 
     /// Subscribes first, then looks: what comes between wakes.
-    async fn watch_for(&self, key: &RecordKey) -> Result<Completion> {
+    pub(super) async fn watch_for(&self, key: &RecordKey) -> Result<Completion> {
         let subject = record_subject(&self.namespace, RecordKind::Result, key);
         let stream = self.streams(&key.queue).results;
         let mut wakes = Wakes::new(self.conn.subscribe(subject.clone()).await?);

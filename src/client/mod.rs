@@ -7,6 +7,7 @@ mod follow;
 mod new_job;
 mod resolve;
 mod wakes;
+mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,6 +22,7 @@ pub(crate) use fence::{Fence, fence};
 pub use follow::{RecordFilter, Since};
 pub use new_job::NewJob;
 pub(crate) use new_job::Ready;
+pub use watch::JobEvent;
 
 use crate::broker::{self, Clock, ConnectOptions, Connection, Provisioned};
 use crate::error::{Error, ErrorKind, Result};

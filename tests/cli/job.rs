@@ -70,3 +70,34 @@ async fn a_command_that_runs_is_told_and_then_killed_with_all_that_it_started() 
     assert!(lines().contains("told"), "first it was told: {}", lines());
     assert_eq!(mill.json(&["job", "get", "d"])[0]["state"], "cancelled");
 }
+
+#[tokio::test]
+async fn a_job_is_moved_and_says_where_to() {
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "any", "--id", "a", "--in", "1h"]);
+    let would = mill.ok(&["job", "priority", "a", "high", "--dry-run"]);
+    assert_eq!(would, "would be moved a to priority high\n");
+    assert_eq!(mill.json(&["job", "get", "a"])[0]["priority"], "normal", "nothing was done");
+    assert_eq!(mill.ok(&["job", "priority", "a", "high"]), "moved a to priority high\n");
+    let moved = &mill.json(&["job", "get", "a"])[0];
+    assert_eq!((&moved["priority"], &moved["state"]), (&"high".into(), &"scheduled".into()));
+    let at = ["job", "reschedule", "a", "--at", "2036-12-01T09:00:00+01:00"];
+    assert_eq!(mill.ok(&at), "moved a to run at 2036-12-01 08:00:00Z\n");
+    assert!(mill.ok(&["job", "get", "a"]).contains("scheduled until 2036-12-01 08:00:00Z"));
+    let _worker = mill.work(&["--exec", "any=echo ran"]);
+    assert_eq!(mill.ok(&["job", "run", "a"]), "moved a to run now\n");
+    eventually("its end", || (mill.run(&["results", "get", "a"]).code == 0).then_some(()));
+    assert_eq!(mill.run(&["job", "run", "nobody"]).code, 3);
+    assert_eq!(mill.run(&["job", "reschedule", "a"]).code, 2);
+}
+
+#[tokio::test]
+async fn a_job_is_watched_to_its_end() {
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "any", "--id", "a"]);
+    let mut watch = crate::support::Running::start(mill.command(&["job", "watch", "a"]));
+    let _worker = mill.work(&["--exec", "any=echo fine"]);
+    watch.hears("done");
+    assert_eq!(watch.ended().code(), Some(0));
+    assert!(mill.ok(&["job", "watch", "a"]).starts_with("done"), "over already");
+}

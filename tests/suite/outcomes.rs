@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, TryStreamExt};
 use tidemill::{
-    AttemptEvent, Backoff, Handler, JobContext, JobError, Next, Queue, RecordFilter, RetryPolicy,
-    Since, Status,
+    AttemptEvent, Backoff, Handler, JobContext, JobError, JobEvent, Next, Queue, RecordFilter,
+    RetryPolicy, Since, Status,
 };
 
 use crate::support::{Mill, Numbered, PATIENCE, Seen, completion, dead, numbered};
@@ -263,5 +263,37 @@ async fn watchers_see_progress_and_log_lines() {
     assert_eq!((&seen[0]["event"], &seen[0]["message"]), (&"log".into(), &"half of it".into()));
     assert_eq!((&seen[1]["event"], &seen[1]["progress"]), (&"progress".into(), &0.5.into()));
     assert_eq!((&seen[1]["run"], &seen[1]["attempt"]), (&job.run().as_str().into(), &1.into()));
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_run_is_watched_live_to_its_end() {
+    let mill = Mill::start().await;
+    let handler = |_: Numbered, context: JobContext| async move {
+        context.log("half of it").await;
+        context.progress(0.4, "resizing").await;
+        Ok::<_, JobError>(())
+    };
+    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    let info = mill.client.job(job.queue(), None, job.id()).await.expect("known").pop();
+    let events = mill.client.watch(&info.expect("one")).await.expect("watches");
+    mill.client.flush().await.expect("subscribed");
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let all: Vec<JobEvent> = tokio::time::timeout(PATIENCE, events.try_collect())
+        .await
+        .expect("it ends")
+        .expect("reads");
+    match &all[..] {
+        [
+            JobEvent::Log { message: line, .. },
+            JobEvent::Progress { progress, message, attempt: 1 },
+            JobEvent::Ended(done),
+        ] => {
+            assert_eq!((line.as_str(), message.as_str()), ("half of it", "resizing"));
+            assert!((progress - 0.4).abs() < 1e-9);
+            assert_eq!(done.status, Status::Done);
+        }
+        other => panic!("{other:?}"),
+    }
     running.drain().await;
 }

@@ -1,15 +1,20 @@
 //! `tidemill job`: where a job stands, which there are, and an end to those that are not wanted.
 
 use std::pin::pin;
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
-use tidemill::{Client, JobFilter, JobId, JobInfo, JobState, Kind, Priority, Queue};
+use tidemill::{
+    Client, JobEvent, JobFilter, JobId, JobInfo, JobState, Kind, Priority, Queue, Status,
+};
 
-use crate::cli::Global;
+use crate::cli::{Global, duration, moment};
 use crate::exit::{Exit, UsageError};
-use crate::{ask, dead, output};
+use crate::signals::StopSignals;
+use crate::{ask, dead, output, results};
 
 /// Look at jobs, and cancel them.
 #[derive(Debug, Args)]
@@ -26,6 +31,14 @@ enum JobCommand {
     Ls(LsArgs),
     /// Cancel jobs: those that wait are gone, those that run are told to stop
     Cancel(CancelArgs),
+    /// Run a job now that is scheduled or backs off
+    Run(MoveArgs),
+    /// Run a job at another time
+    Reschedule(RescheduleArgs),
+    /// Give a job another priority
+    Priority(PriorityArgs),
+    /// Follow a job until it ends: its progress, its log, its end
+    Watch(GetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -88,6 +101,36 @@ struct CancelArgs {
     dry_run: bool,
 }
 
+#[derive(Debug, Args)]
+struct MoveArgs {
+    #[command(flatten)]
+    job: GetArgs,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+struct RescheduleArgs {
+    #[command(flatten)]
+    job: MoveArgs,
+    /// That much later from now
+    #[arg(long = "in", value_name = "TIME", value_parser = duration, required_unless_present = "at")]
+    delay: Option<Duration>,
+    /// At this time: 2026-12-01T09:00:00+01:00
+    #[arg(long, value_name = "RFC3339", value_parser = moment, conflicts_with = "delay")]
+    at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Args)]
+struct PriorityArgs {
+    #[command(flatten)]
+    job: MoveArgs,
+    /// critical, high, normal or low
+    #[arg(value_name = "PRIORITY")]
+    to: Priority,
+}
+
 impl FilterArgs {
     fn filter(&self) -> JobFilter {
         let mut filter = JobFilter::queue(self.queue.clone());
@@ -105,6 +148,18 @@ pub(crate) async fn run(global: &Global, args: JobArgs) -> anyhow::Result<Exit> 
         JobCommand::Get(args) => get(global, &client, &args).await,
         JobCommand::Ls(args) => list(global, &client, &args).await,
         JobCommand::Cancel(args) => cancel(global, &client, &args).await,
+        JobCommand::Run(args) => change(global, &client, &args, Change::Now).await,
+        JobCommand::Reschedule(args) => {
+            let time = match args.delay {
+                Some(delay) => Utc::now() + TimeDelta::from_std(delay)?,
+                None => args.at.unwrap_or_else(Utc::now),
+            };
+            change(global, &client, &args.job, Change::At(time)).await
+        }
+        JobCommand::Priority(args) => {
+            change(global, &client, &args.job, Change::Priority(args.to)).await
+        }
+        JobCommand::Watch(args) => watch(global, &client, &args).await,
     }
 }
 
@@ -281,4 +336,73 @@ async fn one(
         }
     }
     Ok(())
+}
+
+/// What is to be other than it is.
+#[derive(Clone, Copy)]
+enum Change {
+    Now,
+    At(DateTime<Utc>),
+    Priority(Priority),
+}
+
+async fn change(
+    global: &Global,
+    client: &Client,
+    args: &MoveArgs,
+    change: Change,
+) -> anyhow::Result<Exit> {
+    let GetArgs { id, queue, kind } = &args.job;
+    let kind = kind.as_ref();
+    let moved = match change {
+        _ if args.dry_run => {
+            let jobs = client.job(queue, kind, id).await?;
+            jobs.iter().filter(|job| !matches!(job.state, JobState::Ended(_))).count()
+        }
+        Change::Now => client.run_now(queue, kind, id).await?,
+        Change::At(time) => client.reschedule(queue, kind, id, time).await?,
+        Change::Priority(priority) => client.set_priority(queue, kind, id, priority).await?,
+    };
+    if global.json {
+        let told = json!({ "id": id, "queue": queue, "moved": moved, "dry_run": args.dry_run });
+        output::json(&told)?;
+        return Ok(Exit::Ok);
+    }
+    let to = match change {
+        Change::Now => "to run now".to_owned(),
+        Change::At(time) => format!("to run at {}", time.format("%Y-%m-%d %H:%M:%SZ")),
+        Change::Priority(priority) => format!("to priority {priority}"),
+    };
+    let would = if args.dry_run { "would be " } else { "" };
+    output::line(&format!("{would}moved {id} {to}"))?;
+    Ok(Exit::Ok)
+}
+
+/// Follows the newest run of a job.
+async fn watch(global: &Global, client: &Client, args: &GetArgs) -> anyhow::Result<Exit> {
+    let mut signals = StopSignals::new()?;
+    let job = client.job(&args.queue, args.kind.as_ref(), &args.id).await?.pop();
+    let Some(job) = job else { return Ok(Exit::NotFound) };
+    let mut events = pin!(client.watch(&job).await?);
+    loop {
+        let event = tokio::select! {
+            event = events.try_next() => event?,
+            () = signals.told() => return Ok(Exit::Ok),
+        };
+        match event {
+            Some(JobEvent::Ended(completion)) => {
+                results::tell(global, &completion)?;
+                let is_well = completion.status == Status::Done;
+                return Ok(if is_well { Exit::Ok } else { Exit::JobFailed });
+            }
+            Some(event) if global.json => output::json(&event)?,
+            Some(JobEvent::Progress { progress, message, attempt }) => {
+                let percent = progress * 100.0;
+                output::line(&format!("{percent:>4.0} %  {message} (attempt {attempt})"))?;
+            }
+            Some(JobEvent::Log { message, .. }) => output::line(&format!("        {message}"))?,
+            Some(_) => {}
+            None => return Ok(Exit::Ok),
+        }
+    }
 }
