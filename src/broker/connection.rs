@@ -160,6 +160,17 @@ impl Connection {
         self.in_time("send a message", self.0.client.publish(subject, payload)).await
     }
 
+    /// The same with headers.
+    pub(super) async fn publish_with_headers(
+        &self,
+        subject: impl ToSubject,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<()> {
+        let sending = self.0.client.publish_with_headers(subject, headers, payload);
+        self.in_time("send a message", sending).await
+    }
+
     pub(crate) async fn subscribe(&self, subject: String) -> Result<Messages> {
         self.in_time("subscribe", self.0.client.subscribe(subject)).await
     }

@@ -1,5 +1,6 @@
 //! The producer's side: enqueue, wait for completions, follow records.
 
+mod all;
 mod completion;
 mod enqueue;
 mod fence;

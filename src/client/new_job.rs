@@ -32,6 +32,8 @@ pub(super) struct Draft {
     pub(super) priority: Priority,
     pub(super) kind: Kind,
     pub(super) id: Option<JobId>,
+    /// What the id of a unique job is derived from.
+    pub(super) key: Option<String>,
     pub(super) headers: Headers,
     pub(super) payload: Bytes,
 }
@@ -89,6 +91,7 @@ impl NewJob {
     pub fn unique(self, key: impl AsRef<str>) -> Self {
         self.with(|draft| {
             draft.id = Some(JobId::of_key(key.as_ref()));
+            draft.key = Some(key.as_ref().to_owned());
             draft.set(name::UNIQUE, "1".to_owned())
         })
     }
@@ -182,6 +185,11 @@ impl NewJob {
         })
     }
 
+    /// The key of a unique job.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.0.as_ref().ok()?.key.as_deref()
+    }
+
     pub(super) fn finish(self) -> Result<Ready> {
         self.0.map(Ready::new).map_err(Error::invalid)
     }
@@ -202,6 +210,7 @@ impl Draft {
             priority: Priority::default(),
             kind,
             id: None,
+            key: None,
             headers: Headers::new(),
             payload,
         })
@@ -246,7 +255,7 @@ pub(crate) struct Ready {
 
 impl Ready {
     fn new(draft: Draft) -> Self {
-        let Draft { queue, priority, kind, id, mut headers, payload } = draft;
+        let Draft { queue, priority, kind, id, key: _, mut headers, payload } = draft;
         // A fresh id is its own run; an id that may come back needs one.
         let (id, run) = match id {
             None => {

@@ -17,8 +17,8 @@ use crate::wire::{
 };
 
 /// The first pause before the broker is asked again; it doubles up to [`LONGEST_PAUSE`].
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// Whose the message is that keeps a run out.
 enum Whose {
@@ -105,7 +105,7 @@ impl Client {
     }
 
     /// How a run ended, as the stream's leader has it.
-    async fn end_of(&self, key: &RecordKey) -> Result<Option<Completion>> {
+    pub(super) async fn end_of(&self, key: &RecordKey) -> Result<Option<Completion>> {
         let stream = self.streams(&key.queue).results;
         let subject = record_subject(&self.namespace, RecordKind::Result, key);
         let record = self.conn.last_of_leader(&stream, &subject).await?;
@@ -156,12 +156,12 @@ impl Ready {
         }
     }
 
-    fn has_fresh_id(&self) -> bool {
+    pub(super) fn has_fresh_id(&self) -> bool {
         self.id.as_str() == self.run.as_str()
     }
 
     /// The run of a message of the same id.
-    fn run_of(&self, there: &Stored) -> RunId {
+    pub(super) fn run_of(&self, there: &Stored) -> RunId {
         let run = JobHeaders::parse(&there.headers).ok().and_then(|headers| headers.run);
         run.unwrap_or_else(|| self.id.default_run(there.sequence))
     }

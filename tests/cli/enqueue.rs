@@ -104,6 +104,10 @@ async fn a_bad_line_stops_the_rest_and_is_named_with_what_went_in_before() {
     assert!(said.out.starts_with("enqueued 2 jobs"), "{said:?}");
     assert!(said.err.contains("stopped after 2 jobs were enqueued"), "{said:?}");
     assert!(said.err.contains("line 3 is not JSON"), "{said:?}");
+    let atomic = ["enqueue", "all", "any", "-", "--lines", "--atomic"];
+    let none = mill.run_with(&atomic, lines);
+    assert_eq!((none.code, none.out.as_str()), (2, ""), "{none:?}");
+    assert_eq!(mill.run_with(&atomic, "1\n2\n").out, "enqueued 2 jobs, all together\n");
     // Bytes of another format are nobody's business but the handler's.
     let other = ["enqueue", "default", "any", "-", "--lines", "-H", "Content-Type:text/plain"];
     let said = mill.run_with(&other, lines);

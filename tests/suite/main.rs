@@ -1,5 +1,6 @@
 //! Everything that needs a real nats-server. Each test starts its own.
 
+mod all;
 mod attempts;
 mod bad_input;
 mod cancel;

@@ -74,6 +74,9 @@ pub(crate) struct EnqueueArgs {
     /// Take each line of the input as the payload of a job of its own (NDJSON)
     #[arg(long, conflicts_with = "count")]
     lines: bool,
+    /// All lines or none, in one batch of at most 1000
+    #[arg(long, requires = "lines")]
+    atomic: bool,
     /// Wait until the job has ended, at most that long if a time is given
     #[arg(long, value_name = "TIME", num_args = 0..=1, value_parser = duration, conflicts_with_all = ["count", "lines"])]
     #[expect(clippy::option_option, reason = "absent, without a time, with one")]
@@ -189,7 +192,17 @@ async fn lines(global: &Global, client: &Client, args: &EnqueueArgs) -> anyhow::
             check_json(args, &line, &format!("line {}", index + 1))?;
             args.job(line)
         });
-    bulk(global, client, jobs, None).await
+    if !args.atomic {
+        return bulk(global, client, jobs, None).await;
+    }
+    let jobs: Vec<NewJob> = jobs.collect::<anyhow::Result<_>>()?;
+    let stored = client.enqueue_all(jobs).await?.len();
+    if global.json {
+        output::json(&json!({ "enqueued": stored }))?;
+    } else {
+        output::line(&format!("enqueued {stored} jobs, all together"))?;
+    }
+    Ok(Exit::Ok)
 }
 
 /// Puts many jobs in, a chunk at a time, and says how many.
