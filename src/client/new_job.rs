@@ -190,7 +190,11 @@ impl NewJob {
         self.0.as_ref().ok()?.key.as_deref()
     }
 
-    pub(super) fn finish(self) -> Result<Ready> {
+    pub(crate) fn is_unique(&self) -> bool {
+        self.key().is_some()
+    }
+
+    pub(crate) fn finish(self) -> Result<Ready> {
         self.0.map(Ready::new).map_err(Error::invalid)
     }
 }

@@ -82,6 +82,10 @@ impl Client {
         }
     }
 
+    pub(crate) fn handle(&self, job: &Ready, sequence: u64) -> JobHandle {
+        JobHandle::new(self.clone(), job.key(), sequence)
+    }
+
     /// Whose the message at `sequence` is, which keeps ours out.
     async fn whose(&self, job: &Ready, sequence: u64) -> Result<Whose> {
         let streams = self.streams(&job.queue);

@@ -1,7 +1,5 @@
 //! Cancelling: an end to jobs that are not wanted, wherever they are.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
 use crate::client::{Client, Fence, fence};
@@ -9,12 +7,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::Found;
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::{CancelRequest, Completion, RecordKey, Status, Verb, control_subject};
-
-/// How long to wait for one more worker to hear of a cancellation.
-const STALL: Duration = Duration::from_millis(300);
-
-/// The most workers that are waited for.
-const MAX_WORKERS: usize = 10_000;
 
 /// What cancelling a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +42,7 @@ impl Client {
             cancelled.push(self.cancel_found(found, reason).await?);
         }
         if !cancelled.is_empty() {
+            self.flush().await?;
             return Ok(cancelled);
         }
         let ended = self.completions_of(queue, kind, id).await?;
@@ -110,12 +103,12 @@ impl Client {
         }
     }
 
-    /// Tells the queue's workers, and waits until those that listen have heard.
+    /// Tells the queue's workers, if any listen. Not waited for: the completion is what counts.
     async fn tell_workers(&self, key: &RecordKey) -> Result<()> {
         let request = serde_json::to_vec(&CancelRequest::new(key)).map_err(|error| {
             Error::new(ErrorKind::Broker, "a request does not serialize").because(error)
         })?;
         let subject = control_subject(self.namespace(), &key.queue, Verb::Cancel);
-        self.conn().gather(subject, request.into(), STALL, MAX_WORKERS).await.map(drop)
+        self.conn().publish(subject, request.into()).await
     }
 }

@@ -3,6 +3,7 @@
 mod cancel;
 mod queue;
 mod rearrange;
+mod replace;
 
 pub use cancel::Cancellation;
 pub use queue::{LaneInfo, QueueInfo};

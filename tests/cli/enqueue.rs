@@ -159,4 +159,12 @@ async fn a_taken_key_tells_the_job_that_is_there() {
     assert_eq!(first.out, second.out);
     assert!(first.err.is_empty() && second.err.contains("was there already"), "{second:?}");
     assert_eq!(mill.json(&unique)[0]["duplicate"], true);
+    let replace = [&unique[..3], &[r#"{"new":1}"#], &unique[3..], &["--replace"]].concat();
+    assert_eq!(mill.json(&replace)[0]["duplicate"], false);
+    let waiting = mill.json(&["job", "ls"]);
+    assert_eq!(waiting.len(), 1);
+    let id = waiting[0]["id"].as_str().expect("text");
+    let runs = mill.json(&["job", "get", id]);
+    assert_eq!(runs[0]["completion"]["reason"], "replaced");
+    assert_eq!(runs[1]["payload"]["new"], 1);
 }

@@ -158,3 +158,45 @@ async fn a_dead_letter_whose_key_is_taken_stays() {
     assert!(error.is_duplicate(), "{error}");
     assert_eq!(crate::support::dead(&mill).await.len(), 1, "the letter stays");
 }
+
+#[tokio::test]
+async fn the_last_of_many_replaces_those_before_it() {
+    let mill = Mill::start().await;
+    let seen: Seen<u64> = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async move {
+            if job.n == 100 {
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+            Ok::<_, JobError>(())
+        }
+    };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let job =
+        |n, millis| NewJob::new(&numbered(n)).unique("typed").delay(Duration::from_millis(millis));
+    let mut jobs = Vec::new();
+    for n in 0..10 {
+        let replaced = mill.client.enqueue_replacing(job(n, 1500)).await.expect("stored");
+        assert!(!replaced.is_duplicate());
+        jobs.push(replaced);
+    }
+    let last = jobs.pop().expect("ten");
+    assert_eq!(completion(&last).await.status, Status::Done);
+    assert_eq!(seen.all(), [9], "only the last one ran");
+    for job in &jobs {
+        let done = completion(job).await;
+        assert_eq!((done.status, done.reason.as_deref()), (Status::Cancelled, Some("replaced")));
+    }
+    // One that runs is let be.
+    let runs = mill.client.enqueue_replacing(job(100, 0)).await.expect("stored");
+    seen.wait_for(2).await;
+    let told = mill.client.enqueue_replacing(job(101, 0)).await.expect("told");
+    assert!(told.is_duplicate());
+    assert_eq!(told.run(), runs.run());
+    assert_eq!(completion(&told).await.status, Status::Done);
+    let plain = mill.client.enqueue_replacing(numbered(1)).await;
+    assert!(plain.expect_err("no key").is_invalid());
+    running.drain().await;
+}

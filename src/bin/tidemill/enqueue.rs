@@ -47,6 +47,9 @@ pub(crate) struct EnqueueArgs {
     /// The key stays taken that long after its job is done
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "unique")]
     unique_for: Option<Duration>,
+    /// Put it in place of one of its key that has not begun
+    #[arg(long, requires = "unique", conflicts_with = "count")]
+    replace: bool,
     /// Retries after the first attempt, in place of the worker's policy
     #[arg(long)]
     max_retries: Option<u32>,
@@ -94,7 +97,11 @@ pub(crate) async fn run(global: &Global, args: EnqueueArgs) -> anyhow::Result<Ex
         let jobs = (0..args.count).map(|_| args.job(payload.clone()));
         return bulk(global, &client, jobs, Some(args.count)).await;
     }
-    let handle = client.enqueue(args.job(payload)?).await?;
+    let job = args.job(payload)?;
+    let handle = match args.replace {
+        true => client.enqueue_replacing(job).await?,
+        false => client.enqueue(job).await?,
+    };
     match args.wait {
         None => {
             tell(global, &handle)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{Args, Subcommand};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use tidemill::{
     Client, JobEvent, JobFilter, JobId, JobInfo, JobState, Kind, Priority, Queue, Status,
@@ -15,6 +15,9 @@ use crate::cli::{Global, duration, moment};
 use crate::exit::{Exit, UsageError};
 use crate::signals::StopSignals;
 use crate::{ask, dead, output, results};
+
+/// Jobs that are cancelled at once.
+const AT_ONCE: usize = 32;
 
 /// Look at jobs, and cancel them.
 #[derive(Debug, Args)]
@@ -295,9 +298,10 @@ async fn cancel(global: &Global, client: &Client, args: &CancelArgs) -> anyhow::
             output::to_stderr("nothing was done");
             return Ok(Exit::Interrupted);
         }
-        for job in &jobs {
-            one(global, client, args, queue, Some(&job.kind), &job.id).await?;
-        }
+        let each =
+            jobs.iter().map(|job| one(global, client, args, queue, Some(&job.kind), &job.id));
+        let mut each = stream::iter(each).buffered(AT_ONCE);
+        while each.try_next().await?.is_some() {}
     }
     Ok(Exit::Ok)
 }
