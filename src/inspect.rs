@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use futures_util::future::try_join_all;
 use futures_util::stream::{self, Stream};
 
-use crate::broker::{Start, Stored};
+use crate::broker::{Start, Stored, consumer_state};
 use crate::client::{Client, JobEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
@@ -175,7 +175,10 @@ impl Client {
         id: &JobId,
     ) -> Result<Vec<JobInfo>> {
         let found = self.find(queue, kind, id).await?;
-        let running = if found.is_empty() { Vec::new() } else { self.running(queue).await? };
+        let moment = match found.is_empty() {
+            true => Moment::default(),
+            false => self.moment(queue).await?,
+        };
         let mut jobs: Vec<JobInfo> = Vec::new();
         for completion in self.completions_of(queue, kind, id).await? {
             jobs.push(self.ended(completion).await?);
@@ -183,7 +186,7 @@ impl Client {
         for found in found {
             // One that has ended may still wait for its ack.
             if jobs.iter().all(|ended| ended.run != found.key.run) {
-                jobs.push(self.stand_of(found, &running).await?);
+                jobs.push(self.stand_of(found, &moment).await?);
             }
         }
         if jobs.is_empty() {
@@ -306,9 +309,12 @@ impl Client {
         })
     }
 
-    async fn stand_of(&self, found: Found, running: &[RunningJob]) -> Result<JobInfo> {
-        let attempts = self.ledger(&found.key).await?;
-        let state = state_of(&found, &attempts, running, self.clock().now());
+    async fn stand_of(&self, found: Found, moment: &Moment) -> Result<JobInfo> {
+        let attempts = match moment.may_have_run(&found) {
+            true => self.ledger(&found.key).await?,
+            false => Vec::new(),
+        };
+        let state = state_of(&found, &attempts, &moment.running, self.clock().now());
         let enqueued_at = found.enqueued_at().unwrap_or_else(|| self.clock().now());
         let Found { key: RecordKey { queue, kind, id, run }, priority, options, .. } = found;
         Ok(JobInfo {
@@ -326,6 +332,16 @@ impl Client {
         })
     }
 
+    async fn moment(&self, queue: &Queue) -> Result<Moment> {
+        let stream = self.streams(queue).jobs;
+        let mut handed_out = [0; Priority::ALL.len()];
+        for lane in Priority::ALL {
+            let state = consumer_state(self.conn(), &stream, lane.as_str()).await?;
+            handed_out[lane.index()] = state.handed_out;
+        }
+        Ok(Moment { running: self.running(queue).await?, handed_out })
+    }
+
     /// What is on record of a run's attempts, in order.
     pub(crate) async fn ledger(&self, key: &RecordKey) -> Result<Vec<AttemptRecord>> {
         const MAX_ENTRIES: usize = 50;
@@ -333,6 +349,22 @@ impl Client {
         let stream = self.streams(&key.queue).attempts;
         let found = self.conn().batch(&stream, &subject, Start::Sequence(1), MAX_ENTRIES).await?;
         Ok(found.messages.iter().filter_map(|entry| parse_record(key, &entry.payload)).collect())
+    }
+}
+
+/// What is known of a queue as a whole, asked once for many jobs.
+#[derive(Debug, Default)]
+struct Moment {
+    running: Vec<RunningJob>,
+    /// By lane: the sequence up to which jobs were handed out.
+    handed_out: [u64; 4],
+}
+
+impl Moment {
+    /// Whether anything can be on record of a job's attempts. Of a million that wait, nothing is.
+    fn may_have_run(&self, found: &Found) -> bool {
+        found.options.attempts_used.is_some()
+            || found.sequence <= self.handed_out[found.priority.index()]
     }
 }
 
@@ -379,14 +411,14 @@ struct Walk {
     client: Client,
     filter: JobFilter,
     /// Asked once: a list is of one moment.
-    running: Option<Vec<RunningJob>>,
+    moment: Option<Moment>,
     page: VecDeque<JobInfo>,
     next: Stretch,
 }
 
 impl Walk {
     fn new(client: Client, filter: JobFilter) -> Self {
-        Self { client, filter, running: None, page: VecDeque::new(), next: Stretch::Lanes(1) }
+        Self { client, filter, moment: None, page: VecDeque::new(), next: Stretch::Lanes(1) }
     }
 
     async fn next(&mut self) -> Result<Option<JobInfo>> {
@@ -402,18 +434,17 @@ impl Walk {
     }
 
     async fn turn_page(&mut self) -> Result<()> {
-        let running = match self.running.take() {
-            Some(running) => running,
-            None => self.client.running(&self.filter.queue).await?,
+        let moment = match self.moment.take() {
+            Some(moment) => moment,
+            None => self.client.moment(&self.filter.queue).await?,
         };
         let found = self.read_page().await?;
         let matching = found.into_iter().filter(|found| self.matches(found));
-        let jobs =
-            try_join_all(matching.map(|found| self.client.stand_of(found, &running))).await?;
+        let jobs = try_join_all(matching.map(|found| self.client.stand_of(found, &moment))).await?;
         let wanted = self.filter.state.as_deref();
         let in_state = |job: &JobInfo| wanted.is_none_or(|state| state == job.state.as_str());
         self.page.extend(jobs.into_iter().filter(in_state));
-        self.running = Some(running);
+        self.moment = Some(moment);
         Ok(())
     }
 

@@ -16,6 +16,8 @@ pub(crate) struct ConsumerState {
     /// Messages that somebody was given and that are not settled.
     pub(crate) unsettled: u64,
     pub(crate) paused_until: Option<Time>,
+    /// The sequence up to which messages were handed out.
+    pub(crate) handed_out: u64,
 }
 
 /// How a consumer stands, by its leader's word.
@@ -31,6 +33,11 @@ pub(crate) async fn consumer_state(
         #[serde(default)]
         paused: bool,
         config: Config,
+        delivered: Delivered,
+    }
+    #[derive(Deserialize)]
+    struct Delivered {
+        stream_seq: u64,
     }
     #[derive(Deserialize)]
     struct Config {
@@ -43,6 +50,7 @@ pub(crate) async fn consumer_state(
             waiting: info.num_pending,
             unsettled: info.num_ack_pending,
             paused_until: info.config.pause_until.filter(|_| info.paused),
+            handed_out: info.delivered.stream_seq,
         }),
         Err(error) => Err(not_set_up(stream, error)),
     }

@@ -62,7 +62,7 @@ impl Client {
         let mut lanes = Vec::new();
         for priority in Priority::ALL {
             let state = consumer_state(conn, &streams.jobs, priority.as_str()).await?;
-            let ConsumerState { waiting, unsettled, paused_until } = state;
+            let ConsumerState { waiting, unsettled, paused_until, .. } = state;
             lanes.push(LaneInfo { priority, waiting, unsettled, paused_until });
         }
         let (jobs, bytes) = conn.stream_size(&streams.jobs).await?;

@@ -18,7 +18,8 @@ use crate::wire::{AttemptEvent, ErrorInfo};
 /// How long a handler that is told to stop may take to do so before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// A job whose attempt cannot be written down is given back for this long.
+/// A job whose attempt cannot be written down is given back for this long, or for `ack_wait` where
+/// that is shorter.
 const UNRECORDED_DELAY: Duration = Duration::from_secs(30);
 
 /// How a handler came to its end.
@@ -49,7 +50,8 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         && let Err(error) = announce(shared, &work).await
     {
         tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
-        return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
+        let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
+        return shared.settle(work, Settlement::Release { delay }).await;
     }
     let started_at = shared.clock.now();
     let span = tracing::info_span!(

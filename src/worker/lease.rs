@@ -69,6 +69,11 @@ impl Lease {
         let _ = self.running.set(job);
     }
 
+    /// How long the broker waits to hear of it.
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.ack_wait
+    }
+
     pub(crate) fn received(&self) -> Instant {
         self.received
     }
