@@ -18,9 +18,6 @@ use crate::wire::{
 /// Letters read at once.
 const PAGE: usize = 128;
 
-/// The ledger keeps this many entries of a run.
-const MAX_ENTRIES: usize = 50;
-
 /// A job that was buried.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -37,7 +34,7 @@ pub struct DeadLetter {
     pub run: RunId,
     /// Why, when, and after how many attempts.
     pub info: DeadInfo,
-    /// The headers that the job came with.
+    /// The headers that the job came with, but for the broker's own (`Nats-…`).
     pub headers: Headers,
     /// The payload that the job came with.
     pub payload: Bytes,
@@ -120,12 +117,7 @@ impl Client {
     /// # Errors
     /// As [`Client::dead_letters`].
     pub async fn attempts_of(&self, letter: &DeadLetter) -> Result<Vec<AttemptRecord>> {
-        let key = letter.key();
-        let subject = record_subject(self.namespace(), RecordKind::Attempt, &key);
-        let stream = self.streams(&letter.queue).attempts;
-        let start = Start::Sequence(1);
-        let found = self.conn().batch(&stream, &subject, start, MAX_ENTRIES).await?;
-        Ok(found.messages.iter().filter_map(|entry| parse_record(&key, &entry.payload)).collect())
+        self.ledger(&letter.key()).await
     }
 
     /// Puts a dead letter's job back into its lane, as a new run with all its attempts; what is on
@@ -143,6 +135,15 @@ impl Client {
             )));
         }
         let handle = self.store_once(letter.to_job()).await?;
+        if handle.is_duplicate() {
+            return Err(Error::new(
+                ErrorKind::Duplicate,
+                format!(
+                    "job {} is unique and another of its key is in queue {}: its letter stays",
+                    letter.id, letter.queue
+                ),
+            ));
+        }
         self.discard_dead(letter).await?;
         Ok(handle)
     }
@@ -216,7 +217,9 @@ impl Client {
         let RecordKey { queue, kind, id, run } =
             RecordKey::parse(self.namespace(), RecordKind::Dead, &stored.subject)?;
         let info = serde_json::from_str(stored.headers.get(name::DEAD)?).ok()?;
-        let Stored { sequence, mut headers, payload, .. } = stored;
+        let Stored { sequence, headers, payload, .. } = stored;
+        // Those by which the broker was told how to store the letter are not the job's.
+        let mut headers = headers.for_copy();
         headers.remove(name::DEAD);
         Some(DeadLetter { sequence, queue, kind, id, run, info, headers, payload })
     }

@@ -116,8 +116,7 @@ impl Error {
         self.0.kind == ErrorKind::Unsupported
     }
 
-    /// Nobody knows whether it happened: the broker did not answer in time. Asking again with the
-    /// same id is safe.
+    /// Nobody knows whether it happened: the broker did not answer in time.
     pub fn is_unknown(&self) -> bool {
         self.0.kind == ErrorKind::Unknown
     }

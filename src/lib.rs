@@ -41,8 +41,9 @@
 //!
 //! | module | role |
 //! |---|---|
-//! | `dead` | operators' verbs on dead letters |
-//! | `worker` | fetch, admit, pick, lease, execute, settle, record, drain |
+//! | `control`, `dead` | operators' verbs: cancel, pause, purge; dead letters |
+//! | `inspect` | where jobs stand |
+//! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
 //! | `client` | enqueue, await, follow |
 //! | `embedded` | finds, installs, starts, watches and ends a private nats-server |
 //! | `broker` | the one door to NATS: connection, publish, pull, read, provision |
@@ -61,7 +62,8 @@
 //! 5. **Run**, under a lease that is renewed every third of `ack_wait`, within its time, panics
 //!    caught.
 //! 6. **Settle**: complete, retry, snooze, bury, cancel or release. First everything is on record,
-//!    each record with the broker's word for it; then the delivery is acked or given back.
+//!    each record with the broker's word for it; then the delivery is acked or given back. What is
+//!    put off for long becomes a timer of the broker's, and any worker brings it back when it is due.
 //!
 //! # Invariants
 //!
@@ -75,13 +77,16 @@
 //! - Nothing is acked before it is on record.
 #![doc = include_str!("wire/protocol.md")]
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
 mod broker;
 mod client;
+mod control;
 mod dead;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
+mod inspect;
 mod kind;
 mod outcome;
 mod priority;
@@ -92,9 +97,11 @@ mod wire;
 mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
-pub use client::{Client, Enqueue, JobHandle, NewJob, RecordFilter, Since};
+pub use client::{Client, Enqueue, JobEvent, JobHandle, NewJob, RecordFilter, Since};
+pub use control::{Cancellation, LaneInfo, QueueInfo};
 pub use dead::{DeadFilter, DeadLetter};
 pub use error::{Error, Result};
+pub use inspect::{JobFilter, JobInfo, JobState};
 pub use kind::Job;
 pub use outcome::{JobError, MAX_SNOOZES};
 pub use priority::{MAX_WEIGHT, Priority, Weights};
@@ -102,11 +109,13 @@ pub use retry::{Backoff, DEFAULT_MAX_RETRIES, RetryPolicy};
 pub use token::{JobId, Kind, MAX_NAMESPACE_BYTES, MAX_TOKEN_BYTES, Namespace, Queue, RunId};
 pub use topology::{Drift, QueueConfig, Storage};
 pub use wire::{
-    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, PROTOCOL_VERSION, Status,
+    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, PROTOCOL_VERSION,
+    RunningJob, Status,
 };
 pub use worker::{
-    DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_TIMEOUT, DEFAULT_UNKNOWN_KIND_GRACE, Drained,
-    Handler, HandlerResult, JobContext, Next, Order, Running, Worker, WorkerBuilder,
+    DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_PARK_OVER, DEFAULT_TIMEOUT,
+    DEFAULT_UNKNOWN_KIND_GRACE, Drained, Handler, HandlerResult, JobContext, Next, Order, Running,
+    Worker, WorkerBuilder,
 };
 
 /// The README's code, compiled.

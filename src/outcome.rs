@@ -190,6 +190,8 @@ pub(crate) enum Settlement {
     Expire,
     /// Given back after `delay`, for this or another worker; costs no attempt.
     Release { delay: Duration },
+    /// Not due yet, after `used` attempts: to come back after `delay`.
+    PutOff { delay: Duration, used: u32 },
     /// Ended before: only taken off the queue.
     Forget,
 }

@@ -36,6 +36,9 @@ fn check_token(what: &str, text: &str) -> Result<()> {
 /// Ids with these beginnings are derived by tidemill and may not be chosen by a caller.
 const RESERVED_ID_PREFIXES: [&str; 3] = ["s-", "c-", "d-"];
 
+/// The UUIDv5 namespace of unique keys: the UUIDv5 of `tidemill.unique` in the URL namespace.
+const KEY_NAMESPACE: uuid::Uuid = uuid::uuid!("069917cd-cbc8-5986-b5e3-28873f14b420");
+
 macro_rules! token {
     ($(#[$doc:meta])* $name:ident, $what:literal) => {
         $(#[$doc])*
@@ -154,9 +157,19 @@ impl JobId {
         Self(uuid::Uuid::now_v7().hyphenated().to_string().into())
     }
 
+    /// The id of a unique job: the UUIDv5 of its key in a namespace of tidemill's own.
+    pub(crate) fn of_key(key: &str) -> Self {
+        Self(uuid::Uuid::new_v5(&KEY_NAMESPACE, key.as_bytes()).hyphenated().to_string().into())
+    }
+
     /// The id of a job that was published without one: `s-<stream sequence>`.
     pub(crate) fn of_sequence(sequence: u64) -> Self {
         Self(format!("s-{sequence}").into())
+    }
+
+    /// The stream sequence of a job that was published without an id.
+    pub(crate) fn as_sequence(&self) -> Option<u64> {
+        self.0.strip_prefix("s-")?.parse().ok()
     }
 
     /// Checks an id that a caller chose: a token without one of the beginnings that we derive.
@@ -276,6 +289,16 @@ mod tests {
         assert!(JobId::chosen("order-17").is_ok());
         for reserved in ["s-1", "c-nightly-4", "d-9"] {
             assert!(JobId::chosen(reserved).expect_err(reserved).to_string().contains("kept for"));
+        }
+    }
+
+    #[test]
+    fn ids_of_keys_are_as_the_protocol_says() {
+        let derived = uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, b"tidemill.unique");
+        assert_eq!(KEY_NAMESPACE, derived);
+        for line in crate::wire::protocol_block("text,keys").lines() {
+            let (key, id) = line.split_once(" -> ").expect("key -> id");
+            assert_eq!(JobId::of_key(key).as_str(), id);
         }
     }
 

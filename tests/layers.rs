@@ -9,7 +9,8 @@ const LAYERS: &[&[&str]] = &[
     &["priority", "kind", "retry", "outcome", "wire", "topology"],
     &["broker"],
     &["embedded", "client"],
-    &["dead", "worker"],
+    &["inspect", "worker"],
+    &["control", "dead"],
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

@@ -11,6 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// Error codes of the JetStream API (nats-server `errors.json`) that we tell apart.
 pub(super) mod code {
     pub(crate) const INSUFFICIENT_RESOURCES: u64 = 10023;
+    pub(crate) const MEMORY_RESOURCES: u64 = 10028;
     pub(crate) const JETSTREAM_NOT_ENABLED_FOR_ACCOUNT: u64 = 10039;
     pub(crate) const STORAGE_RESOURCES: u64 = 10047;
     pub(crate) const MESSAGE_TOO_LARGE: u64 = 10054;
@@ -52,6 +53,7 @@ impl ApiError {
             code::STREAM_FULL
             | code::INSUFFICIENT_RESOURCES
             | code::STORAGE_RESOURCES
+            | code::MEMORY_RESOURCES
             | code::TOO_MANY_REQUESTS => ErrorKind::Full,
             code::MESSAGE_TOO_LARGE => ErrorKind::TooLarge,
             code::JETSTREAM_NOT_ENABLED | code::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {

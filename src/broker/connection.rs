@@ -5,14 +5,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::{AuthError, Client, HeaderMap, Message, Request, Subject, ToSubject};
+use async_nats::{Client, HeaderMap, Message, Request, Subject, ToSubject};
 use bytes::Bytes;
 use chrono::Utc;
+use futures_util::StreamExt;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use super::answers::Answers;
-use super::credentials::Credentials;
+use super::dial;
 use super::events::{Denials, Events};
 use super::failure;
 use super::options::ConnectOptions;
@@ -20,12 +21,6 @@ use crate::error::{Error, Result};
 
 /// Messages of a subscription.
 pub(crate) type Messages = async_nats::Subscriber;
-
-/// A server that is gone without a word is noticed within three of these.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-/// Reconnects are spread over a time that doubles from this with every attempt, up to the next.
-const RECONNECT_FIRST: Duration = Duration::from_millis(10);
-const RECONNECT_LONGEST: Duration = Duration::from_secs(4);
 
 /// A connection that restores itself. Clones share it; it ends with the last one.
 #[derive(Clone)]
@@ -38,6 +33,7 @@ struct Inner {
     epochs: watch::Receiver<u64>,
     /// Never read from: its clones see everything ever denied as a change.
     denials: watch::Receiver<Denials>,
+    closed: CancellationToken,
 }
 
 impl Connection {
@@ -45,11 +41,11 @@ impl Connection {
     pub(crate) async fn open(options: &ConnectOptions) -> Result<Self> {
         options.check()?;
         let events = Arc::new(Events::new(&options.inbox_prefix));
-        let (epochs, denials) = (events.epochs(), events.denials());
+        let (epochs, denials, closed) = (events.epochs(), events.denials(), events.closed());
         let servers = &options.servers;
         // One more: a name may have two addresses.
         let limit = options.connect_timeout.saturating_mul(servers.len().saturating_add(1));
-        let connecting = nats_options(options, events)?.connect(servers.addrs());
+        let connecting = dial::nats_options(options, events)?.connect(servers.addrs());
         let client = timeout(limit, connecting)
             .await
             .map_err(|_| failure::connect_timeout(options))?
@@ -60,6 +56,7 @@ impl Connection {
             request_timeout: options.request_timeout,
             epochs,
             denials,
+            closed,
         })))
     }
 
@@ -83,10 +80,12 @@ impl Connection {
         version(&self.0.client.server_info().version)
     }
 
-    /// How many times this connection has been made. A change means that answers and messages may
-    /// have been lost.
+    /// How many times this connection has been made. A change from now on means that answers and
+    /// messages may have been lost.
     pub(crate) fn epochs(&self) -> watch::Receiver<u64> {
-        self.0.epochs.clone()
+        let mut epochs = self.0.epochs.clone();
+        epochs.mark_unchanged();
+        epochs
     }
 
     /// The subject of a JetStream API call such as `STREAM.INFO.X`.
@@ -121,7 +120,7 @@ impl Connection {
         }
     }
 
-    /// Asks, and gives all answers.
+    /// Asks what gets several answers.
     pub(super) async fn request_many(
         &self,
         subject: impl ToSubject,
@@ -129,16 +128,49 @@ impl Connection {
     ) -> Result<Answers> {
         let subject = subject.to_subject();
         let inbox = self.0.client.new_inbox();
-        let asked = Instant::now();
         let messages = self.subscribe(inbox.clone()).await?;
+        let asked = Instant::now();
         let sent = self.0.client.publish_with_reply(subject.clone(), inbox, payload);
         self.in_time("send a request", sent).await?;
-        Ok(Answers::new(self.clone(), subject, asked, messages))
+        Ok(Answers { conn: self.clone(), subject, asked, messages })
+    }
+
+    /// Asks all who listen to a subject, and gives what they answer until none has come for `stall`.
+    /// With nobody there it ends at once.
+    pub(crate) async fn gather(
+        &self,
+        subject: String,
+        payload: Bytes,
+        stall: Duration,
+        at_most: usize,
+    ) -> Result<Vec<Bytes>> {
+        let mut answers = self.request_many(subject, payload).await?;
+        let mut gathered = Vec::new();
+        while gathered.len() < at_most {
+            match answers.next(stall).await? {
+                // Nobody there at all is answered by the broker with a status.
+                Some(answer) if answer.status.is_some() => break,
+                Some(answer) => gathered.push(answer.payload),
+                None => break,
+            }
+        }
+        Ok(gathered)
     }
 
     /// Sends a message that nobody confirms.
     pub(crate) async fn publish(&self, subject: impl ToSubject, payload: Bytes) -> Result<()> {
         self.in_time("send a message", self.0.client.publish(subject, payload)).await
+    }
+
+    /// The same with headers.
+    pub(super) async fn publish_with_headers(
+        &self,
+        subject: impl ToSubject,
+        headers: HeaderMap,
+        payload: Bytes,
+    ) -> Result<()> {
+        let sending = self.0.client.publish_with_headers(subject, headers, payload);
+        self.in_time("send a message", sending).await
     }
 
     pub(crate) async fn subscribe(&self, subject: String) -> Result<Messages> {
@@ -148,6 +180,16 @@ impl Connection {
     /// Sends what is still on its way.
     pub(crate) async fn flush(&self) -> Result<()> {
         self.in_time("flush", self.0.client.flush()).await
+    }
+
+    /// Sends what is still on its way and ends the connection, for all its clones.
+    pub(crate) async fn close(&self) -> Result<()> {
+        let flushed = self.flush().await;
+        // It fails only where the connection has ended already.
+        if self.0.client.drain().await.is_ok() {
+            let _ = timeout(self.timeout(), self.0.closed.cancelled()).await;
+        }
+        flushed
     }
 
     /// Bounds what waits while disconnected, for room in the queue or for the connection.
@@ -166,7 +208,7 @@ impl Connection {
     }
 
     /// Waits until the server refuses a request to `subject` made at `asked`.
-    pub(super) async fn denied(&self, subject: &Subject, asked: Instant) -> Error {
+    async fn denied(&self, subject: &Subject, asked: Instant) -> Error {
         let mut denials = self.0.denials.clone();
         while denials.changed().await.is_ok() {
             if let Some(denial) = denials.borrow_and_update().against(subject, asked) {
@@ -184,65 +226,23 @@ impl fmt::Debug for Connection {
     }
 }
 
-fn nats_options(
-    options: &ConnectOptions,
-    events: Arc<Events>,
-) -> Result<async_nats::ConnectOptions> {
-    let tls = &options.tls;
-    let mut nats = authenticated(&options.credentials)
-        .tls_client_config(tls.client_config()?)
-        .require_tls(tls.required || options.servers.ask_for_tls())
-        .connection_timeout(options.connect_timeout)
-        .request_timeout(Some(options.request_timeout))
-        .custom_inbox_prefix(&options.inbox_prefix)
-        .ping_interval(PING_INTERVAL)
-        .reconnect_delay_callback(|attempts| reconnect_delay(attempts, fastrand::f64()))
-        .event_callback(move |event| {
-            events.take(&event);
-            std::future::ready(())
-        });
-    if let Some(name) = &options.name {
-        nats = nats.name(name);
-    }
-    if tls.first {
-        nats = nats.tls_first();
-    }
-    if options.keep_trying {
-        nats = nats.retry_on_initial_connect();
-    }
-    Ok(nats)
+/// What comes in answer to one question.
+pub(super) struct Answers {
+    conn: Connection,
+    subject: Subject,
+    asked: Instant,
+    messages: Messages,
 }
 
-/// Answers every challenge with what the files hold then.
-fn authenticated(credentials: &Credentials) -> async_nats::ConnectOptions {
-    if *credentials == Credentials::None {
-        return async_nats::ConnectOptions::new();
-    }
-    let credentials = Arc::new(credentials.clone());
-    async_nats::ConnectOptions::with_auth_callback(move |nonce| {
-        let credentials = credentials.clone();
-        async move {
-            tokio::task::spawn_blocking(move || credentials.answer(&nonce))
-                .await
-                .map_err(AuthError::new)?
-                .map_err(|error| {
-                    // On a reconnect, nobody but the log hears of it.
-                    tracing::warn!(%error, "cannot authenticate to NATS");
-                    AuthError::new(error)
-                })
+impl Answers {
+    /// The next answer; `None` if none came within `patience`.
+    pub(super) async fn next(&mut self, patience: Duration) -> Result<Option<Message>> {
+        tokio::select! {
+            biased;
+            answer = timeout(patience, self.messages.next()) => Ok(answer.ok().flatten()),
+            error = self.conn.denied(&self.subject, self.asked) => Err(error),
         }
-    })
-}
-
-/// Full jitter, so that a server coming back is not met by all of its clients at once. `chance` is
-/// from 0 to 1.
-fn reconnect_delay(attempts: usize, chance: f64) -> Duration {
-    if attempts <= 1 {
-        return Duration::ZERO;
     }
-    let doublings = u32::try_from(attempts - 2).unwrap_or(u32::MAX);
-    let longest = RECONNECT_FIRST.saturating_mul(2_u32.saturating_pow(doublings));
-    longest.min(RECONNECT_LONGEST).mul_f64(chance)
 }
 
 /// Reads `2.12.1` and `2.12.1-RC.2`; what is missing is zero.
@@ -256,17 +256,6 @@ fn version(text: &str) -> (u32, u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn delays_double_up_to_four_seconds_and_are_spread() {
-        assert_eq!(reconnect_delay(1, 1.0), Duration::ZERO);
-        assert_eq!(reconnect_delay(2, 1.0), Duration::from_millis(10));
-        assert_eq!(reconnect_delay(5, 1.0), Duration::from_millis(80));
-        assert_eq!(reconnect_delay(5, 0.25), Duration::from_millis(20));
-        for attempts in [11, 50, usize::MAX] {
-            assert_eq!(reconnect_delay(attempts, 1.0), RECONNECT_LONGEST);
-        }
-    }
 
     #[test]
     fn reads_versions() {

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use async_nats::{Event, ServerError};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// How many refused publishes are kept. Waiting requests look at once, so few are enough.
 const DENIALS: usize = 64;
@@ -14,6 +15,7 @@ const DENIALS: usize = 64;
 pub(super) struct Events {
     epochs: watch::Sender<u64>,
     denials: watch::Sender<Denials>,
+    closed: CancellationToken,
     /// What the subjects begin with to which answers are sent.
     inboxes: String,
 }
@@ -38,6 +40,7 @@ impl Events {
         Self {
             epochs: watch::Sender::new(0),
             denials: watch::Sender::default(),
+            closed: CancellationToken::new(),
             inboxes: format!("{inbox_prefix}."),
         }
     }
@@ -45,6 +48,11 @@ impl Events {
     /// How many times the connection has been made.
     pub(super) fn epochs(&self) -> watch::Receiver<u64> {
         self.epochs.subscribe()
+    }
+
+    /// Cancelled when the connection has ended for good.
+    pub(super) fn closed(&self) -> CancellationToken {
+        self.closed.clone()
     }
 
     /// What the server refuses. Before the first refusal, waiting for a change takes no lock.
@@ -61,7 +69,11 @@ impl Events {
             Event::Disconnected => tracing::warn!("disconnected from NATS"),
             Event::SlowConsumer(id) => tracing::warn!(id, "a subscription is too slow"),
             Event::LameDuckMode => tracing::info!("the NATS server is about to stop"),
-            Event::Draining | Event::Closed => tracing::debug!(%event, "NATS connection"),
+            Event::Draining => tracing::debug!("closing the NATS connection"),
+            Event::Closed => {
+                tracing::debug!("closed the NATS connection");
+                self.closed.cancel();
+            }
         }
     }
 

@@ -1,15 +1,16 @@
 //! The one door to NATS: no other module names its client library.
 
 mod ack;
-mod answers;
 mod api;
 mod clock;
 mod connection;
 mod context;
 mod credentials;
+mod dial;
 mod events;
 mod failure;
 mod jwt;
+mod manage;
 mod options;
 mod provision;
 mod publish;
@@ -18,16 +19,19 @@ mod read;
 mod registry;
 mod servers;
 mod tls;
+mod told;
 
 pub(crate) use ack::AckSubject;
 #[cfg(feature = "embedded")]
 pub(crate) use api::ask;
 pub(crate) use clock::Clock;
 pub(crate) use connection::{Connection, Messages};
+pub(crate) use manage::{ConsumerState, consumer_state};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;
-pub(crate) use provision::{Born, consumer_born, ensure, queue_names};
-pub(crate) use publish::{Expect, Published};
+pub(crate) use provision::{Born, consumer_born, ensure, kept_for, queue_names};
+pub(crate) use publish::{BatchMessage, Expect, MAX_BATCH, Published};
 pub(crate) use pull::{Delivery, Pulled, Puller};
 pub(crate) use read::{Start, Stored};
 pub(crate) use registry::{Announcement, Registration, announced_kinds};
+pub(crate) use told::Told;

@@ -1,5 +1,7 @@
 //! Making a queue's streams and consumers where they are missing, and saying where they differ.
 
+use std::time::Duration;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -125,7 +127,7 @@ async fn ensure_consumer(
 }
 
 fn cannot_create(what: &str, name: &str, error: ApiError) -> Error {
-    let hint = if error.err_code == code::STORAGE_RESOURCES {
+    let hint = if matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES) {
         ": lower the queue's size limits or raise the account's"
     } else {
         ""
@@ -157,7 +159,7 @@ pub(crate) struct Born {
     /// When the consumer was made: it knows nothing of what was handed out before.
     pub(crate) created: Time,
     /// How long a delivery may go without a word.
-    pub(crate) ack_wait: std::time::Duration,
+    pub(crate) ack_wait: Duration,
 }
 
 /// Looks up when a lane's consumer was made and how long it waits; sets the clock by the way.
@@ -173,7 +175,14 @@ pub(crate) async fn consumer_born(
         clock.set(now, asked);
     }
     let ack_wait = info.config.get("ack_wait").and_then(Value::as_u64).unwrap_or_default();
-    Ok(Some(Born { created: info.created, ack_wait: std::time::Duration::from_nanos(ack_wait) }))
+    Ok(Some(Born { created: info.created, ack_wait: Duration::from_nanos(ack_wait) }))
+}
+
+/// How long a stream keeps messages; `None` for ever.
+pub(crate) async fn kept_for(conn: &Connection, stream: &str) -> Result<Option<Duration>> {
+    let info = stream_info(conn, stream).await?;
+    let nanos = info.and_then(|info| info.config.get("max_age")?.as_u64());
+    Ok(nanos.filter(|nanos| *nanos > 0).map(Duration::from_nanos))
 }
 
 /// The queues of a namespace, by its jobs streams.
@@ -197,25 +206,6 @@ pub(crate) async fn queue_names(conn: &Connection, ns: &Namespace) -> Result<Vec
         if page.is_empty() || seen >= names.total {
             queues.sort();
             return Ok(queues);
-        }
-    }
-}
-
-impl Connection {
-    /// The sequence of a stream's last message.
-    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
-        #[derive(Deserialize)]
-        struct Info {
-            state: State,
-        }
-        #[derive(Deserialize)]
-        struct State {
-            last_seq: u64,
-        }
-        let verb = format!("STREAM.INFO.{stream}");
-        match api::call::<Info>(self, &verb, None).await? {
-            Ok(info) => Ok(info.state.last_seq),
-            Err(error) => Err(error.into_error(&format!("look at stream {stream}"))),
         }
     }
 }

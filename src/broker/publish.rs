@@ -34,6 +34,22 @@ pub(crate) enum Published {
     InFlight,
 }
 
+/// A message of a batch.
+#[derive(Debug)]
+pub(crate) struct BatchMessage<'a> {
+    pub(crate) subject: String,
+    pub(crate) headers: &'a Headers,
+    pub(crate) payload: Bytes,
+    pub(crate) expect: Expect<'a>,
+}
+
+/// The most messages of a batch that is stored whole or not at all (ADR-50).
+pub(crate) const MAX_BATCH: usize = 1000;
+
+const BATCH_ID: &str = "Nats-Batch-Id";
+const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+
 #[derive(Deserialize)]
 struct PubAck {
     #[serde(default)]
@@ -58,6 +74,43 @@ impl Connection {
         let headers = header_map(headers, expect);
         let answer = self.request(subject.clone(), headers, payload).await?;
         read_ack(&subject, &answer.payload)
+    }
+
+    /// Stores all messages or none, at most [`MAX_BATCH`]; where they are stored, in one row, this is
+    /// the sequence of the last.
+    ///
+    /// # Errors
+    /// As [`Connection::store`].
+    pub(crate) async fn store_all(
+        &self,
+        id: &str,
+        messages: Vec<BatchMessage<'_>>,
+    ) -> Result<Published> {
+        let count = messages.len();
+        let mut published = Published::InFlight;
+        for (index, message) in messages.into_iter().enumerate() {
+            let BatchMessage { subject, headers, payload, expect } = message;
+            let mut headers = header_map(headers, expect).unwrap_or_default();
+            headers.insert(BATCH_ID, id);
+            headers.insert(BATCH_SEQUENCE, (index + 1).to_string());
+            let is_last = index + 1 == count;
+            if is_last {
+                headers.insert(BATCH_COMMIT, "1");
+            }
+            if is_last || index == 0 {
+                // The first answer tells whether there is somebody to take the rest; it is empty.
+                let answer = self.request(subject.clone(), Some(headers), payload).await?;
+                if is_last || !answer.payload.is_empty() {
+                    published = read_ack(&subject, &answer.payload)?;
+                }
+                if !is_last && published != Published::InFlight {
+                    return Ok(published);
+                }
+            } else {
+                self.publish_with_headers(subject, headers, payload).await?;
+            }
+        }
+        Ok(published)
     }
 }
 

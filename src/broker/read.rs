@@ -19,6 +19,8 @@ pub(crate) struct Stored {
     /// The message's own headers, without those that the look-up adds.
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
+    /// When it was stored, where the look-up tells.
+    pub(crate) stored: Option<Time>,
 }
 
 /// Where a batch of messages starts.
@@ -47,6 +49,7 @@ const ADDED: [&str; 6] = [STREAM, SUBJECT, SEQUENCE, TIME, PENDING, LAST];
 
 const NOT_FOUND: u16 = 404;
 const END_OF_BATCH: u16 = 204;
+const NO_RESPONDERS: u16 = 503;
 
 impl Connection {
     /// The last message of `subject`, as any replica has it: it may lag a little.
@@ -132,8 +135,20 @@ impl Connection {
                     let is_last = pending.is_none_or(|pending| pending.as_str() == "0");
                     return Ok(Batch { messages, is_last });
                 }
+                Some(NO_RESPONDERS) => return Err(self.why_nobody_reads(stream).await),
                 Some(_) => return Err(refusal(stream, &answer)),
             }
+        }
+    }
+
+    /// Why nobody answers for a stream: there is none, or its servers are not ready.
+    async fn why_nobody_reads(&self, stream: &str) -> Error {
+        match self.last_sequence(stream).await {
+            Ok(_) => Error::new(
+                ErrorKind::Unavailable,
+                format!("stream {stream} cannot be read just now: its servers are not ready"),
+            ),
+            Err(error) => error,
         }
     }
 
@@ -182,10 +197,11 @@ fn read(stream: &str, answer: async_nats::Message) -> Result<Option<Stored>> {
         Some((headers.get(SUBJECT)?.to_owned(), sequence))
     })();
     let Some((subject, sequence)) = found else { return Err(refusal(stream, &answer)) };
+    let stored = headers.get(TIME).and_then(time::parse);
     for name in ADDED {
         headers.remove(name);
     }
-    Ok(Some(Stored { subject, sequence, headers, payload: answer.payload }))
+    Ok(Some(Stored { subject, sequence, headers, payload: answer.payload, stored }))
 }
 
 /// A message in the JSON of the API, its bytes in base64.
@@ -197,6 +213,8 @@ struct RawMessage {
     hdrs: Option<String>,
     #[serde(default)]
     data: Option<String>,
+    #[serde(default, with = "crate::wire::time::rfc3339_option")]
+    time: Option<Time>,
 }
 
 impl RawMessage {
@@ -211,6 +229,7 @@ impl RawMessage {
             payload: bytes(self.data)?.into(),
             subject: self.subject,
             sequence: self.seq,
+            stored: self.time,
         })
     }
 }

@@ -80,17 +80,8 @@ pub(crate) async fn announced_kinds(
     queue: &Queue,
 ) -> Result<HashSet<Kind>> {
     let subject = format!("$SRV.INFO.{SERVICE}");
-    let mut answers = conn.request_many(subject, Bytes::new()).await?;
-    let mut kinds = HashSet::new();
-    for _ in 0..MAX_ANSWERS {
-        match answers.next(STALL).await {
-            // Nobody there at all is answered by the broker with a status.
-            Ok(Some(answer)) if answer.status.is_some() => break,
-            Ok(Some(answer)) => kinds.extend(kinds_of(&answer.payload, ns, queue)),
-            // Who may not ask knows of none.
-            Ok(None) | Err(_) => break,
-        }
-    }
+    let answers = conn.gather(subject, Bytes::new(), STALL, MAX_ANSWERS).await?;
+    let kinds = answers.iter().flat_map(|answer| kinds_of(answer, ns, queue)).collect();
     Ok(kinds)
 }
 

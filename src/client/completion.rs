@@ -3,24 +3,13 @@
 use std::fmt;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use super::Client;
-use crate::broker::Messages;
+use super::wakes::Wakes;
 use crate::error::{Error, ErrorKind, Result};
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::{Completion, RecordKey, RecordKind, parse_record, record_subject};
-
-/// How long after a wake-up the record may be looked for in vain. In a cluster a replica was seen
-/// to lag by 52 ms; a wake-up may also come of a record that was refused.
-const LAG: Duration = Duration::from_millis(500);
-
-/// The first pause between two looks, doubled up to [`SLOWEST_LOOK`].
-const FIRST_LOOK: Duration = Duration::from_millis(5);
-
-/// How often to look without being woken, in case the waking is what is broken.
-const SLOWEST_LOOK: Duration = Duration::from_secs(5);
 
 /// A job that is enqueued.
 #[derive(Clone)]
@@ -28,11 +17,22 @@ pub struct JobHandle {
     client: Client,
     key: RecordKey,
     sequence: u64,
+    is_duplicate: bool,
 }
 
 impl JobHandle {
     pub(super) fn new(client: Client, key: RecordKey, sequence: u64) -> Self {
-        Self { client, key, sequence }
+        Self { client, key, sequence, is_duplicate: false }
+    }
+
+    pub(super) fn duplicate(client: Client, key: RecordKey, sequence: u64) -> Self {
+        Self { client, key, sequence, is_duplicate: true }
+    }
+
+    /// Whether a unique job was there already: this is the one that was there, and nothing was
+    /// stored.
+    pub fn is_duplicate(&self) -> bool {
+        self.is_duplicate
     }
 
     /// The job's id.
@@ -129,42 +129,21 @@ impl Client {
         })
     }
 
-    /// Subscribes first, then looks; the message only wakes, the stored record answers.
-    async fn watch_for(&self, key: &RecordKey) -> Result<Completion> {
+    /// Subscribes first, then looks: what comes between wakes.
+    pub(super) async fn watch_for(&self, key: &RecordKey) -> Result<Completion> {
         let subject = record_subject(&self.namespace, RecordKind::Result, key);
-        let mut wakes = self.conn.subscribe(subject.clone()).await?;
-        loop {
-            if let Some(completion) = self.look_for(key, &subject).await? {
-                return Ok(completion);
-            }
-            woken(&mut wakes).await;
-        }
-    }
-
-    /// Looks a few times, for as long as a replica may lag.
-    async fn look_for(&self, key: &RecordKey, subject: &str) -> Result<Option<Completion>> {
         let stream = self.streams(&key.queue).results;
-        let give_up = Instant::now() + LAG;
-        let mut pause = FIRST_LOOK;
+        let mut wakes = Wakes::new(self.conn.subscribe(subject.clone()).await?);
         loop {
-            let record = match self.conn.last(&stream, subject).await {
+            let record = match self.conn.last(&stream, &subject).await {
                 Ok(record) => record,
                 Err(error) if error.is_unknown() || error.is_unavailable() => None,
                 Err(error) => return Err(error),
             };
             if let Some(completion) = record.and_then(|record| parse_record(key, &record.payload)) {
-                return Ok(Some(completion));
+                return Ok(completion);
             }
-            if Instant::now() + pause > give_up {
-                return Ok(None);
-            }
-            sleep(pause).await;
-            pause *= 2;
+            wakes.wait().await?;
         }
     }
-}
-
-async fn woken(wakes: &mut Messages) {
-    // Woken or not, the next step is to look.
-    let _ = timeout(SLOWEST_LOOK, wakes.next()).await;
 }

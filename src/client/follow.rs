@@ -4,14 +4,12 @@
 //! wakes the reader. A lost connection or a missed wake-up therefore delays records and loses none.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
-use futures_util::StreamExt;
 use futures_util::stream::{self, Stream};
-use tokio::time::{sleep, timeout};
 
 use super::Client;
-use crate::broker::{Messages, Start, Stored};
+use super::wakes::Wakes;
+use crate::broker::{Start, Stored};
 use crate::error::Result;
 use crate::token::{JobId, Kind, Queue};
 use crate::wire::time::Time;
@@ -21,12 +19,6 @@ use crate::wire::{
 
 /// Records read at once.
 const BATCH: usize = 256;
-
-/// How long a record may take from waking us to being readable.
-const LAG: Duration = Duration::from_millis(20);
-
-/// How often to look without being woken.
-const SLOWEST_LOOK: Duration = Duration::from_secs(5);
 
 /// Which records of a queue to follow.
 #[derive(Clone, Debug, Default)]
@@ -125,7 +117,7 @@ struct Follower {
     record: RecordKind,
     stream: String,
     subjects: String,
-    wakes: Messages,
+    wakes: Wakes,
     position: Start,
     read: VecDeque<Stored>,
 }
@@ -136,7 +128,7 @@ impl Follower {
         let subjects = record_filter(&client.namespace, record, &queue, kind.as_ref(), id.as_ref());
         let stream = client.streams(&queue).of(record).to_owned();
         // Subscribed before the position is taken, so that nothing falls between.
-        let wakes = client.conn.subscribe(subjects.clone()).await?;
+        let wakes = Wakes::new(client.conn.subscribe(subjects.clone()).await?);
         let position = match since {
             Since::Now => Start::Sequence(client.conn.last_sequence(&stream).await? + 1),
             Since::Time(from) => Start::Time(from),
@@ -160,22 +152,18 @@ impl Follower {
 
     async fn refill(&mut self) -> Result<()> {
         loop {
+            self.wakes.take_queued();
             let conn = &self.client.conn;
             match conn.batch(&self.stream, &self.subjects, self.position, BATCH).await {
                 Ok(batch) if !batch.messages.is_empty() => {
                     self.read.extend(batch.messages);
                     return Ok(());
                 }
-                Ok(_) => self.wait().await,
-                Err(error) if error.is_unknown() || error.is_unavailable() => self.wait().await,
+                Ok(_) => {}
+                Err(error) if error.is_unknown() || error.is_unavailable() => {}
                 Err(error) => return Err(error),
             }
-        }
-    }
-
-    async fn wait(&mut self) {
-        if timeout(SLOWEST_LOOK, self.wakes.next()).await.is_ok() {
-            sleep(LAG).await;
+            self.wakes.wait().await?;
         }
     }
 }

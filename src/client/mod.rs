@@ -1,22 +1,29 @@
 //! The producer's side: enqueue, wait for completions, follow records.
 
+mod all;
 mod completion;
 mod enqueue;
+mod fence;
 mod follow;
 mod new_job;
+mod resolve;
+mod wakes;
+mod watch;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use chrono::Utc;
 
 pub use completion::JobHandle;
 pub use enqueue::Enqueue;
+pub(crate) use fence::{Fence, fence};
 pub use follow::{RecordFilter, Since};
 pub use new_job::NewJob;
 pub(crate) use new_job::Ready;
+pub use watch::JobEvent;
 
 use crate::broker::{self, Clock, ConnectOptions, Connection, Provisioned};
 use crate::error::{Error, ErrorKind, Result};
@@ -50,8 +57,36 @@ pub struct Client {
     clock: Clock,
     namespace: Namespace,
     queue_config: Arc<QueueConfig>,
-    /// Queues of this namespace that were seen whole.
-    whole: Arc<Mutex<HashSet<Queue>>>,
+    /// Whether somebody chose that configuration. Who did not does not mind another one.
+    is_configured: bool,
+    whole: Arc<Whole>,
+}
+
+/// Queues of a namespace that were seen whole, and how often.
+#[derive(Default)]
+struct Whole {
+    seen: Mutex<HashMap<Queue, u64>>,
+    /// Held while a queue is being made because a job found no place, so that of hundreds of jobs
+    /// in flight one does it for all.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl Whole {
+    fn times(&self, queue: &Queue) -> u64 {
+        self.seen().get(queue).copied().unwrap_or_default()
+    }
+
+    fn add(&self, queue: &Queue) {
+        *self.seen().entry(queue.clone()).or_default() += 1;
+    }
+
+    fn forget(&self, queue: &Queue) {
+        self.seen().remove(queue);
+    }
+
+    fn seen(&self) -> MutexGuard<'_, HashMap<Queue, u64>> {
+        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
 }
 
 impl Client {
@@ -75,6 +110,7 @@ impl Client {
             clock: Clock::new(Utc::now()),
             namespace: Namespace::default(),
             queue_config: Arc::default(),
+            is_configured: false,
             whole: Arc::default(),
         })
     }
@@ -91,6 +127,7 @@ impl Client {
     #[must_use]
     pub fn with_queue_config(mut self, config: QueueConfig) -> Self {
         self.queue_config = Arc::new(config);
+        self.is_configured = true;
         self.whole = Arc::default();
         self
     }
@@ -131,17 +168,29 @@ impl Client {
         for made in &report.created {
             tracing::info!(%queue, made, "set up");
         }
-        self.whole_queues().insert(queue.clone());
+        self.whole.add(queue);
         Ok(report)
     }
 
-    /// [`Client::ensure_queue`], once per queue and client; drift goes to the log.
+    /// [`Client::ensure_queue`], once per queue and client; drift that matters goes to the log.
     pub(crate) async fn ensure_once(&self, queue: &Queue) -> Result<()> {
-        if self.whole_queues().contains(queue) {
+        if self.whole.times(queue) > 0 {
             return Ok(());
         }
         for drift in self.ensure_queue(queue).await?.drift {
-            tracing::warn!(%queue, %drift, "the queue is not as configured");
+            if self.is_configured || !drift.is_choice() {
+                tracing::warn!(%queue, %drift, "the queue is not as it should be");
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Client::ensure_queue`] for a job that found no place when the queue had been seen whole
+    /// `times` times; nothing to do where somebody else has seen to it since.
+    async fn ensure_again(&self, queue: &Queue, times: u64) -> Result<()> {
+        let _making = self.whole.making.lock().await;
+        if self.whole.times(queue) == times {
+            self.ensure_queue(queue).await?;
         }
         Ok(())
     }
@@ -162,8 +211,18 @@ impl Client {
         self.conn.flush().await
     }
 
-    fn whole_queues(&self) -> std::sync::MutexGuard<'_, HashSet<Queue>> {
-        self.whole.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// Sends what is still on its way and closes the connection, for all clones of this client.
+    /// Where it is not closed, it ends with the last clone.
+    ///
+    /// # Errors
+    /// `is_unavailable` where not all could be sent; the connection is closed all the same.
+    pub async fn close(self) -> Result<()> {
+        self.conn.close().await
+    }
+
+    /// The queue is gone, and to be made again by whoever needs it next.
+    pub(crate) fn forget_queue(&self, queue: &Queue) {
+        self.whole.forget(queue);
     }
 
     pub(crate) fn conn(&self) -> &Connection {

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 
 use crate::error::{Error, Result};
 use crate::kind::Job;
 use crate::priority::Priority;
-use crate::retry::Backoff;
+use crate::retry::{Backoff, MAX_DELAY};
 use crate::token::{JobId, Kind, Queue, RunId, is_token};
-use crate::wire::{Headers, name};
+use crate::wire::{Headers, name, time};
 
 /// A job to be: payload, queue, priority and options. A mistake in it (a bad name, a payload that
 /// does not serialize) comes out when it is enqueued.
@@ -31,6 +32,8 @@ pub(super) struct Draft {
     pub(super) priority: Priority,
     pub(super) kind: Kind,
     pub(super) id: Option<JobId>,
+    /// What the id of a unique job is derived from.
+    pub(super) key: Option<String>,
     pub(super) headers: Headers,
     pub(super) payload: Bytes,
 }
@@ -80,6 +83,33 @@ impl NewJob {
         self.with(|draft| JobId::chosen(id.as_ref()).map(|id| draft.id = Some(id)))
     }
 
+    /// At most one job of this key, queue and kind is waiting, running, backing off or not yet due at
+    /// any time, over all priorities. Its id is derived from the key. Enqueueing another meanwhile
+    /// gives the one that is there: see [`JobHandle::is_duplicate`](super::JobHandle::is_duplicate).
+    /// The key is free again when that one has ended.
+    #[must_use]
+    pub fn unique(self, key: impl AsRef<str>) -> Self {
+        self.with(|draft| {
+            draft.id = Some(JobId::of_key(key.as_ref()));
+            draft.key = Some(key.as_ref().to_owned());
+            draft.set(name::UNIQUE, "1".to_owned())
+        })
+    }
+
+    /// The same, and for `period` after one is done another is not run: it ends as cancelled, with
+    /// the reason `duplicate`. Whole milliseconds, at least one.
+    #[must_use]
+    pub fn unique_for(self, key: impl AsRef<str>, period: Duration) -> Self {
+        self.unique(key).with(|draft| {
+            if period > MAX_DELAY {
+                return Err(Error::invalid(format!(
+                    "a period of {period:?} is too long: use at most {MAX_DELAY:?}"
+                )));
+            }
+            draft.set(name::UNIQUE, period.as_millis().max(1).to_string())
+        })
+    }
+
     /// Retries after the first attempt, in place of the worker's policy.
     #[must_use]
     pub fn max_retries(self, retries: u32) -> Self {
@@ -101,6 +131,32 @@ impl NewJob {
     #[must_use]
     pub fn timeout(self, timeout: Duration) -> Self {
         self.with(|draft| draft.set(name::TIMEOUT, timeout.as_millis().max(1).to_string()))
+    }
+
+    /// Not to be run before this time, by the broker's clock; a time that has passed means now.
+    #[must_use]
+    pub fn run_at(self, time: DateTime<Utc>) -> Self {
+        self.with(|draft| draft.set(name::RUN_AFTER, time::to_text(&time)))
+    }
+
+    /// Not to be run before this long after the broker has stored it; whole milliseconds.
+    #[must_use]
+    pub fn delay(self, delay: Duration) -> Self {
+        self.with(|draft| {
+            if delay > MAX_DELAY {
+                return Err(Error::invalid(format!(
+                    "a delay of {delay:?} is too long: use at most {MAX_DELAY:?}"
+                )));
+            }
+            draft.set(name::RUN_AFTER, format!("+{}", delay.as_millis()))
+        })
+    }
+
+    /// Not to be run at all if its first attempt has not started by this time; it then ends as
+    /// `expired`.
+    #[must_use]
+    pub fn expires_at(self, time: DateTime<Utc>) -> Self {
+        self.with(|draft| draft.set(name::EXPIRES_AT, time::to_text(&time)))
     }
 
     /// A tag to find it by.
@@ -129,7 +185,16 @@ impl NewJob {
         })
     }
 
-    pub(super) fn finish(self) -> Result<Ready> {
+    /// The key of a unique job.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.0.as_ref().ok()?.key.as_deref()
+    }
+
+    pub(crate) fn is_unique(&self) -> bool {
+        self.key().is_some()
+    }
+
+    pub(crate) fn finish(self) -> Result<Ready> {
         self.0.map(Ready::new).map_err(Error::invalid)
     }
 }
@@ -149,6 +214,7 @@ impl Draft {
             priority: Priority::default(),
             kind,
             id: None,
+            key: None,
             headers: Headers::new(),
             payload,
         })
@@ -193,7 +259,7 @@ pub(crate) struct Ready {
 
 impl Ready {
     fn new(draft: Draft) -> Self {
-        let Draft { queue, priority, kind, id, mut headers, payload } = draft;
+        let Draft { queue, priority, kind, id, key: _, mut headers, payload } = draft;
         // A fresh id is its own run; an id that may come back needs one.
         let (id, run) = match id {
             None => {
@@ -227,6 +293,18 @@ mod tests {
         let chosen = NewJob::raw("send", "{}").id("order-17").finish().expect("valid");
         assert_eq!(chosen.headers.get("Tidemill-Run"), Some(chosen.run.as_str()));
         assert_ne!(chosen.id.as_str(), chosen.run.as_str());
+    }
+
+    #[test]
+    fn a_unique_job_has_the_id_of_its_key_and_a_run_of_its_own() {
+        let one = || NewJob::raw("send", "{}").unique("user-7").finish().expect("valid");
+        assert_eq!(one().id, one().id);
+        assert_ne!(one().run, one().run);
+        assert_eq!(one().headers.get("Tidemill-Unique"), Some("1"));
+        let period = Duration::from_secs(60);
+        let timed = NewJob::raw("send", "{}").unique_for("user-7", period).finish().expect("valid");
+        assert_eq!(timed.headers.get("Tidemill-Unique"), Some("60000"));
+        assert_eq!(timed.id, one().id);
     }
 
     #[test]

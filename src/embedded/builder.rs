@@ -10,7 +10,8 @@ use super::config::{Cluster, Config, Storage, max_file_store};
 use super::find::{Environment, Notice, Search, Server, Wanted};
 use super::folder::Folder;
 use super::keeper::{Keeper, Plan, Supervision};
-use super::ready::{Goal, Login, Readiness};
+use super::ready::{ConnectWith, Goal, Readiness};
+use crate::broker::ConnectOptions;
 use crate::error::Result;
 
 /// How a private broker is found, configured and kept.
@@ -28,7 +29,7 @@ pub struct BrokerBuilder {
     config: String,
     storage: Storage,
     cluster: Option<Cluster>,
-    login: Option<Login>,
+    connect_with: Option<ConnectWith>,
     supervision: Supervision,
     ready_within: Duration,
 }
@@ -46,7 +47,7 @@ impl Default for BrokerBuilder {
             config: String::new(),
             storage: Storage::JetStream { extra: String::new() },
             cluster: None,
-            login: None,
+            connect_with: None,
             supervision: Supervision::Off,
             ready_within: Duration::from_secs(60),
         }
@@ -112,10 +113,14 @@ impl BrokerBuilder {
         self
     }
 
-    /// Who asks whether the server is ready, where the configuration wants a login. Unless the server
-    /// is [without JetStream](Self::without_jetstream), the user's account must have it.
-    pub fn user(mut self, user: impl Into<String>, password: impl Into<String>) -> Self {
-        self.login = Some(Login { user: user.into(), password: password.into() });
+    /// What it takes to connect, where the configuration wants a login or TLS: asked with it is
+    /// whether the server is ready. Unless the server is
+    /// [without JetStream](Self::without_jetstream), the user's account must have it.
+    pub fn connect_with(
+        mut self,
+        with: impl Fn(ConnectOptions) -> ConnectOptions + Send + Sync + 'static,
+    ) -> Self {
+        self.connect_with = Some(Arc::new(with));
         self
     }
 
@@ -185,7 +190,7 @@ impl BrokerBuilder {
             (Storage::JetStream { .. }, None) => Goal::JetStream,
             (Storage::JetStream { .. }, Some(_)) | (Storage::Off, _) => Goal::Connect,
         };
-        Readiness { goal, login: self.login.clone(), within: self.ready_within }
+        Readiness { goal, connect_with: self.connect_with.clone(), within: self.ready_within }
     }
 
     fn plan(self, server: Server, max_file_store: u64) -> Plan {

@@ -10,7 +10,7 @@ use super::Broker;
 use super::builder::BrokerBuilder;
 use super::config;
 use super::port;
-use super::ready::{Readiness, connect};
+use super::ready::Readiness;
 use crate::broker::ask;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -149,7 +149,7 @@ impl Cluster {
     }
 
     async fn probe(&self) -> Result<()> {
-        let conn = connect(&self.url(), self.readiness.login.as_ref()).await?;
+        let conn = self.readiness.connect(&self.url()).await?;
         let stream = json!({
             "name": "TIDEMILL_PROBE", "subjects": ["tidemill-probe"], "storage": "memory",
             "retention": "limits", "discard": "old",

@@ -3,6 +3,8 @@
 //! Its ports are read from the file it writes, never from its log, and JetStream counts as there
 //! when it answers a client: it recovers its streams after the log's first lines.
 
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -28,19 +30,21 @@ pub(super) enum Goal {
     JetStream,
 }
 
-/// Who asks.
-#[derive(Clone, Debug)]
-pub(super) struct Login {
-    pub(super) user: String,
-    pub(super) password: String,
-}
+/// Adds to a server's URL what it takes to connect there.
+pub(super) type ConnectWith = Arc<dyn Fn(ConnectOptions) -> ConnectOptions + Send + Sync>;
 
 /// When a server is ready, and how long it may take.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Readiness {
     pub(super) goal: Goal,
-    pub(super) login: Option<Login>,
+    pub(super) connect_with: Option<ConnectWith>,
     pub(super) within: Duration,
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness").field("goal", &self.goal).finish_non_exhaustive()
+    }
 }
 
 impl Readiness {
@@ -92,27 +96,27 @@ impl Readiness {
     }
 
     async fn ask(&self, url: &str) -> Result<()> {
-        let conn = connect(url, self.login.as_ref()).await?;
+        let conn = self.connect(url).await?;
         match self.goal {
             Goal::Connect => Ok(()),
             Goal::JetStream => ask(&conn, "INFO", None).await,
         }
     }
-}
 
-/// A plain client, for questions of ours, of any of the servers in `url`.
-pub(super) async fn connect(url: &str, login: Option<&Login>) -> Result<Connection> {
-    let mut options =
-        ConnectOptions::new(url)?.connect_timeout(ASK_DEADLINE).request_timeout(ASK_DEADLINE);
-    if let Some(Login { user, password }) = login {
-        options = options.user_password(user, password);
+    /// A client for questions of ours, of any of the servers in `url`.
+    pub(super) async fn connect(&self, url: &str) -> Result<Connection> {
+        let options =
+            ConnectOptions::new(url)?.connect_timeout(ASK_DEADLINE).request_timeout(ASK_DEADLINE);
+        match &self.connect_with {
+            Some(with) => Connection::open(&with(options)).await,
+            None => Connection::open(&options).await.map_err(|error| {
+                if !error.is_permission() {
+                    return error;
+                }
+                let message = "the configuration asks for a login: give one with \
+                               BrokerBuilder::connect_with";
+                Error::new(ErrorKind::Permission, message).because(error)
+            }),
+        }
     }
-    Connection::open(&options).await.map_err(|error| match login {
-        None if error.is_permission() => Error::new(
-            ErrorKind::Permission,
-            "the configuration asks for a login: give one with BrokerBuilder::user",
-        )
-        .because(error),
-        None | Some(_) => error,
-    })
 }

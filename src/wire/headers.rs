@@ -17,6 +17,12 @@ pub(crate) mod name {
     /// On dead letters only.
     pub(crate) const DEAD: &str = "Tidemill-Dead";
     pub(crate) const CONTENT_TYPE: &str = "Content-Type";
+    /// When the broker is to put a copy of the message elsewhere, and where (ADR-51).
+    pub(crate) const SCHEDULE: &str = "Nats-Schedule";
+    pub(crate) const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+    /// Of which timer a message is, and what is to become of that.
+    pub(crate) const SCHEDULER: &str = "Nats-Scheduler";
+    pub(crate) const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
     /// What begins so is the broker's and is never copied.
     pub(crate) const BROKER_PREFIX: &str = "nats-";
     /// What begins so is ours.

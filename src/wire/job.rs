@@ -15,10 +15,7 @@ const MAX_TAGS: usize = 32;
 #[derive(Debug, Default)]
 #[cfg_attr(
     not(test),
-    expect(
-        dead_code,
-        reason = "unique, tags and schema are checked here; who enqueues acts on them"
-    )
+    expect(dead_code, reason = "tags and schema are checked here; who enqueues acts on them")
 )]
 pub(crate) struct JobHeaders {
     pub(crate) run: Option<RunId>,

@@ -1,23 +1,30 @@
 //! Wire protocol v1: subjects, headers and records. Pure; the contract is in the crate docs.
 
+mod control;
 mod headers;
 mod job;
+mod message;
 mod records;
 mod subject;
 pub(crate) mod time;
+mod timer;
 
+pub use control::RunningJob;
+pub(crate) use control::{CancelRequest, RunningAnswer, Verb, control_filter, control_subject};
 pub use headers::Headers;
 pub(crate) use headers::name;
 pub(crate) use headers::{is_brokers, is_ours};
-pub(crate) use job::JobHeaders;
 #[cfg(test)]
 pub(crate) use job::RunAfter;
+pub(crate) use job::{JobHeaders, Unique};
+pub(crate) use message::{Reading, read_job};
 pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
 pub(crate) use records::{Record, parse_record};
 pub(crate) use subject::{
-    JobSubject, RecordKey, RecordKind, events_subject, guard_subject, job_subject, record_filter,
-    record_subject,
+    RecordKey, RecordKind, events_subject, guard_subject, job_subject, parse_due, parse_timed,
+    record_filter, record_subject, timed_filter, timer_subject,
 };
+pub(crate) use timer::JobCopy;
 
 /// The protocol version that this library writes and reads.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -232,6 +232,14 @@ pub struct AttemptRecord {
 impl AttemptRecord {
     /// The version that is written.
     pub(crate) const V: u32 = RECORD_VERSION;
+
+    /// How many attempts of the run count, where this is its last entry.
+    pub(crate) fn used(&self) -> u32 {
+        match self.event {
+            AttemptEvent::Started | AttemptEvent::Failed | AttemptEvent::ToBury => self.attempt,
+            AttemptEvent::Snoozed | AttemptEvent::Released => self.attempt.saturating_sub(1),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]

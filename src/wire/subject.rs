@@ -64,13 +64,18 @@ impl RecordKey {
         let rest = subject.strip_prefix(ns.as_str())?.strip_prefix('.')?;
         let mut tokens = rest.strip_prefix(record.token())?.strip_prefix('.')?.split('.');
         let queue = Queue::new(tokens.next()?).ok()?;
-        let kind = Kind::new(tokens.next()?).ok()?;
-        let id = JobId::new(tokens.next()?).ok()?;
-        let run = match tokens.next()? {
+        Self::parse_tail(queue, tokens)
+    }
+
+    /// Reads the last three tokens of a subject, `<kind>.<id>.<run>`.
+    fn parse_tail<'a>(queue: Queue, mut tail: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let kind = Kind::new(tail.next()?).ok()?;
+        let id = JobId::new(tail.next()?).ok()?;
+        let run = match tail.next()? {
             RUN_IS_ID => id.as_run(),
             run => RunId::new(run).ok()?,
         };
-        tokens.next().is_none().then_some(Self { queue, kind, id, run })
+        tail.next().is_none().then_some(Self { queue, kind, id, run })
     }
 
     fn run_token(&self) -> &str {
@@ -95,6 +100,52 @@ pub(crate) fn record_filter(
     let kind = kind.map_or("*", Kind::as_str);
     let id = id.map_or("*", JobId::as_str);
     format!("{ns}.{}.{queue}.{kind}.{id}.*", record.token())
+}
+
+/// Where a timer waits: the broker holds one message there until it is due.
+pub(crate) fn timer_subject(ns: &Namespace, lane: Priority, key: &RecordKey) -> String {
+    timed("timers", ns, lane, key)
+}
+
+/// Where a timer comes out when it is due.
+pub(crate) fn due_subject(ns: &Namespace, lane: Priority, key: &RecordKey) -> String {
+    timed("due", ns, lane, key)
+}
+
+fn timed(what: &str, ns: &Namespace, lane: Priority, key: &RecordKey) -> String {
+    let RecordKey { queue, kind, id, .. } = key;
+    format!("{ns}.{what}.{queue}.{lane}.{kind}.{id}.{}", key.run_token())
+}
+
+/// The timers of an id over all its runs and lanes; `what` is `timers` or `due`.
+pub(crate) fn timed_filter(
+    what: &str,
+    ns: &Namespace,
+    queue: &Queue,
+    kind: Option<&Kind>,
+    id: Option<&JobId>,
+) -> String {
+    let kind = kind.map_or("*", Kind::as_str);
+    let id = id.map_or("*", JobId::as_str);
+    format!("{ns}.{what}.{queue}.*.{kind}.{id}.*")
+}
+
+/// Reads the subject of a timer that is due.
+pub(crate) fn parse_due(ns: &Namespace, subject: &str) -> Option<(Priority, RecordKey)> {
+    parse_timed("due", ns, subject)
+}
+
+/// Reads the subject of a timer, waiting (`timers`) or due (`due`).
+pub(crate) fn parse_timed(
+    what: &str,
+    ns: &Namespace,
+    subject: &str,
+) -> Option<(Priority, RecordKey)> {
+    let rest = subject.strip_prefix(ns.as_str())?.strip_prefix('.')?;
+    let mut tokens = rest.strip_prefix(what)?.strip_prefix('.')?.split('.');
+    let queue = Queue::new(tokens.next()?).ok()?;
+    let lane = tokens.next()?.parse().ok()?;
+    Some((lane, RecordKey::parse_tail(queue, tokens)?))
 }
 
 /// What a job's subject says.
@@ -173,6 +224,19 @@ mod tests {
         let subject = record_subject(&ns(), RecordKind::Dead, &two);
         assert_eq!(subject, "tidemill.dead.default.send_email.order-17.d-3");
         assert_eq!(RecordKey::parse(&ns(), RecordKind::Dead, &subject), Some(two));
+    }
+
+    #[test]
+    fn timers_come_out_as_what_went_in() {
+        for key in [key("order-17", "order-17"), key("order-17", "d-3")] {
+            let waiting = timer_subject(&ns(), Priority::Low, &key);
+            assert!(waiting.starts_with("tidemill.timers.default.low.send_email.order-17."));
+            let due = due_subject(&ns(), Priority::Low, &key);
+            assert_eq!(parse_due(&ns(), &due), Some((Priority::Low, key)));
+        }
+        for bad in ["tidemill.due.default.low.a.b", "tidemill.due.default.urgent.a.b.c", "other"] {
+            assert_eq!(parse_due(&ns(), bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -28,6 +28,14 @@ pub(crate) fn after(time: Time, delay: Duration) -> Time {
         .unwrap_or(Time::MAX_UTC)
 }
 
+/// `time - period`, at least the beginning of time.
+pub(crate) fn before(time: Time, period: Duration) -> Time {
+    chrono::TimeDelta::from_std(period)
+        .ok()
+        .and_then(|period| time.checked_sub_signed(period))
+        .unwrap_or(Time::MIN_UTC)
+}
+
 /// How long until `time`; zero if it has passed.
 pub(crate) fn until(time: Time, now: Time) -> Duration {
     (time - now).to_std().unwrap_or(Duration::ZERO)

@@ -7,7 +7,7 @@ use super::job::Attempt;
 use crate::outcome::BuryReason;
 use crate::retry::RetryPolicy;
 use crate::wire::time::{self, Time};
-use crate::wire::{ErrorInfo, JobHeaders};
+use crate::wire::{ErrorInfo, JobHeaders, Unique};
 
 /// What tells an undisturbed first delivery from one that may not be.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ impl FirstSight {
             && options.attempts_used.is_none()
             && self.stored > self.consumer_created
             && self.sequence > self.suspect_up_to
+            // Whether its key was done lately has to be looked up.
+            && !matches!(options.unique, Some(Unique::For(_)))
     }
 }
 
@@ -38,10 +40,12 @@ impl FirstSight {
 pub(crate) enum Admission {
     /// It may run.
     Run(Attempt),
-    /// Not yet: give it back for this long.
-    NotYet(Duration),
+    /// Not yet: it is to come back after `delay`, with `used` attempts.
+    NotYet { delay: Duration, used: u32 },
     /// It has ended before: only take it off the queue.
     HasEnded,
+    /// Its key was done too short a while ago.
+    Duplicate,
     /// It was not started in time.
     Expired,
     /// It will not be tried again.
@@ -83,15 +87,18 @@ pub(crate) fn admit(
             attempts: used,
         };
     }
-    if used == 0
-        && let Some(admission) = not_now(job, now)
-    {
-        return admission;
+    if used == 0 {
+        if history.is_duplicate {
+            return Admission::Duplicate;
+        }
+        if let Some(admission) = not_now(job, now) {
+            return admission;
+        }
     }
     match history.retry_at {
         // A delay that the broker forgot: the rest of it.
         Some((sequence, at)) if sequence == job.sequence && at > now => {
-            return Admission::NotYet(time::until(at, now));
+            return Admission::NotYet { delay: time::until(at, now), used };
         }
         Some(_) | None => {}
     }
@@ -119,7 +126,7 @@ fn not_now(job: Candidate<'_>, now: Time) -> Option<Admission> {
     }
     // Whichever comes first is worth coming back for.
     let next = job.options.expires_at.map_or(due, |expiry| expiry.min(due));
-    Some(Admission::NotYet(time::until(next, now)))
+    Some(Admission::NotYet { delay: time::until(next, now), used: 0 })
 }
 
 #[cfg(test)]
@@ -136,6 +143,10 @@ mod tests {
 
     fn policy() -> RetryPolicy {
         RetryPolicy::new(2, Backoff::default())
+    }
+
+    fn not_yet(seconds: u32, used: u32) -> Admission {
+        Admission::NotYet { delay: seconds * SECOND, used }
     }
 
     fn job(options: &JobHeaders) -> Candidate<'_> {
@@ -171,13 +182,13 @@ mod tests {
             expires_at: Some(at(120)),
             ..JobHeaders::default()
         };
-        assert_eq!(admit_undisturbed(job(&later), at(104)), Admission::NotYet(6 * SECOND));
+        assert_eq!(admit_undisturbed(job(&later), at(104)), not_yet(6, 0));
         assert_eq!(admit_undisturbed(job(&later), at(110)), Admission::Run(Attempt::UNDISTURBED));
         assert_eq!(admit_undisturbed(job(&later), at(120)), Admission::Expired);
         let retried = History { used: 1, ..History::default() };
         assert!(matches!(admitted(&later, retried, 130), Admission::Run(_)));
         let hopeless = JobHeaders { expires_at: Some(at(105)), ..later };
-        assert_eq!(admit_undisturbed(job(&hopeless), at(101)), Admission::NotYet(4 * SECOND));
+        assert_eq!(admit_undisturbed(job(&hopeless), at(101)), not_yet(4, 0));
     }
 
     #[test]
@@ -197,7 +208,7 @@ mod tests {
             retry_at: Some((sequence, at(210))),
             ..History::default()
         };
-        assert_eq!(admitted(&options, bound(9), 207), Admission::NotYet(3 * SECOND));
+        assert_eq!(admitted(&options, bound(9), 207), not_yet(3, 1));
         assert!(matches!(admitted(&options, bound(9), 210), Admission::Run(_)));
         // Said of another message: of the one this was copied from.
         assert!(matches!(admitted(&options, bound(8), 207), Admission::Run(_)));

@@ -13,8 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::context::JobContext;
+use super::control::CancelledRuns;
 use super::handler::{Handler, HandlerResult, Middleware, Next};
 use super::lanes::{Lanes, Order};
+use super::park::DEFAULT_PARK_OVER;
 use super::record::Recorder;
 use super::settle::Settler;
 use super::unknown::DEFAULT_UNKNOWN_KIND_GRACE;
@@ -52,6 +54,7 @@ pub struct WorkerBuilder {
     order: Order,
     grace: Duration,
     unknown_kind_grace: Duration,
+    park_over: Duration,
 }
 
 impl WorkerBuilder {
@@ -67,6 +70,7 @@ impl WorkerBuilder {
             order: Order::default(),
             grace: DEFAULT_GRACE,
             unknown_kind_grace: DEFAULT_UNKNOWN_KIND_GRACE,
+            park_over: DEFAULT_PARK_OVER,
         }
     }
 
@@ -147,6 +151,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// Up to which delay a job that is put off waits on its lane; beyond, it becomes a timer of the
+    /// broker's, which costs the lane nothing while it waits. Default [`DEFAULT_PARK_OVER`].
+    pub fn park_over(mut self, delay: Duration) -> Self {
+        self.park_over = delay;
+        self
+    }
+
     /// Checks the configuration.
     ///
     /// # Errors
@@ -190,10 +201,12 @@ impl WorkerBuilder {
             handlers,
             middleware: self.middleware.into(),
             unknown_kind_grace: self.unknown_kind_grace,
+            park_over: self.park_over,
             lanes: Mutex::new(lanes),
             has_work: Notify::new(),
             slots: Arc::new(Semaphore::new(self.concurrency)),
             leases: Arc::default(),
+            cancelled: CancelledRuns::default(),
             recorder,
             settler,
             stop_fetching: CancellationToken::new(),

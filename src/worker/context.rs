@@ -6,9 +6,10 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::Shared;
 use super::job::Work;
 use super::lease::Lease;
-use crate::broker::Connection;
+use crate::broker::{Clock, Connection};
 use crate::priority::Priority;
 use crate::token::{JobId, Kind, Namespace, Queue, RunId};
 use crate::wire::time::{self, Time};
@@ -30,16 +31,11 @@ struct Inner {
     lease: Arc<Lease>,
     namespace: Namespace,
     conn: Connection,
+    clock: Clock,
 }
 
 impl JobContext {
-    pub(super) fn new(
-        work: &Work,
-        max_attempts: u32,
-        started_at: Time,
-        namespace: Namespace,
-        conn: Connection,
-    ) -> Self {
+    pub(super) fn new(shared: &Shared, work: &Work, max_attempts: u32, started_at: Time) -> Self {
         Self(Arc::new(Inner {
             key: work.key.clone(),
             priority: work.lane.priority,
@@ -49,8 +45,9 @@ impl JobContext {
             enqueued_at: work.enqueued_at(),
             started_at,
             lease: work.lease.clone(),
-            namespace,
-            conn,
+            namespace: shared.namespace.clone(),
+            conn: shared.conn.clone(),
+            clock: shared.clock.clone(),
         }))
     }
 
@@ -125,12 +122,12 @@ impl JobContext {
     }
 
     async fn tell(&self, mut event: serde_json::Value) {
-        let Inner { key, attempt, namespace, conn, .. } = &*self.0;
+        let Inner { key, attempt, namespace, conn, clock, .. } = &*self.0;
         event["v"] = json!(crate::wire::PROTOCOL_VERSION);
         event["id"] = json!(key.id);
         event["run"] = json!(key.run);
         event["attempt"] = json!(attempt);
-        event["at"] = json!(time::to_text(&chrono::Utc::now()));
+        event["at"] = json!(time::to_text(&clock.now()));
         let subject = events_subject(namespace, &key.queue, &key.kind, &key.id);
         if let Err(error) = conn.publish(subject, Bytes::from(event.to_string())).await {
             tracing::debug!(%error, "an event was not sent");

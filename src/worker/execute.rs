@@ -18,7 +18,8 @@ use crate::wire::{AttemptEvent, ErrorInfo};
 /// How long a handler that is told to stop may take to do so before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
 
-/// A job whose attempt cannot be written down is given back for this long.
+/// A job whose attempt cannot be written down is given back for this long, or for `ack_wait` where
+/// that is shorter.
 const UNRECORDED_DELAY: Duration = Duration::from_secs(30);
 
 /// How a handler came to its end.
@@ -37,6 +38,11 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         // Admission lets through only kinds that are registered.
         return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
     };
+    // In this order, so that whoever cancels finds it running or is found by it.
+    work.lease.runs(work.as_running(&shared.recorder.worker, shared.clock.now()));
+    if shared.cancelled.contains(&work.key) {
+        return shared.settle(work, Settlement::Forget).await;
+    }
     if work.lease.stopped().is_some() {
         return shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
     }
@@ -44,7 +50,8 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         && let Err(error) = announce(shared, &work).await
     {
         tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
-        return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
+        let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
+        return shared.settle(work, Settlement::Release { delay }).await;
     }
     let started_at = shared.clock.now();
     let span = tracing::info_span!(
@@ -68,13 +75,8 @@ async fn announce(shared: &Shared, work: &Work) -> crate::Result<()> {
 
 async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) -> Ended {
     let limit = work.options.timeout.unwrap_or(handler.timeout);
-    let context = JobContext::new(
-        work,
-        work.policy(&handler.policy).max_attempts(),
-        started_at,
-        shared.namespace.clone(),
-        shared.conn.clone(),
-    );
+    let max_attempts = work.policy(&handler.policy).max_attempts();
+    let context = JobContext::new(shared, work, max_attempts, started_at);
     let call = handler.call(work.payload.clone(), context, &shared.middleware);
     let handler = panic::capture_async(call);
     tokio::pin!(handler);
@@ -110,6 +112,7 @@ fn decide(handler: &Handler, work: &Work, ended: Ended) -> Option<Settlement> {
     work.lease.settle_at(Instant::now())?;
     let outcome = match ended {
         Ended::Stopped(Stop::LeaseLost) => return None,
+        Ended::Stopped(Stop::Cancelled) => return Some(Settlement::Forget),
         Ended::Stopped(Stop::Draining) => {
             return Some(Settlement::Release { delay: Duration::ZERO });
         }

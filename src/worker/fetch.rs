@@ -8,28 +8,26 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::admit::{Admission, Candidate, FirstSight, admit, admit_undisturbed};
-use super::history::{highest_in_ledger, look_up};
-use super::job::{Attempt, Reading, Work, read};
+use super::admit::{FirstSight, admit_undisturbed};
+use super::history::highest_in_ledger;
+use super::job::{Attempt, Work};
 use super::lanes::LaneId;
 use super::lease::Lease;
 use crate::broker::{Born, Delivery, Pulled, Puller, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::{BuryReason, Settlement};
-use crate::retry::RetryPolicy;
 use crate::wire::time::Time;
-use crate::wire::{ErrorInfo, JobHeaders};
+use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
 
 /// Pauses after something went wrong with the broker, doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// A job that cannot be looked up, or needs a newer worker, is given back for this long.
-const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+/// A job that needs a newer worker is given back for this long.
 const NEWER_PROTOCOL_DELAY: Duration = Duration::from_secs(30);
 
 /// How long what is under way when fetching stops may take to come in.
-const LAST_ARRIVALS: Duration = Duration::from_secs(5);
+const LAST_ARRIVALS: Duration = Duration::from_secs(4);
 
 /// One lane's fetcher.
 struct Fetcher {
@@ -209,14 +207,18 @@ impl Fetcher {
         let queue = &shared.queues[self.lane.queue];
         let Delivery { subject, headers, sequence, .. } = &delivery;
         let priority = self.lane.priority;
-        let reading = read(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
+        let reading =
+            read_job(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
         let (key, options, unreadable) = match reading {
             Reading::Job { key, options } => (key, *options, None),
             Reading::NewerProtocol => {
                 // Not ours to judge, so no record is written: only given back.
                 shared.give_up(self.lane, 1);
-                let _ = delivery.ack.nak(&shared.conn, NEWER_PROTOCOL_DELAY).await;
-                return shared.leases.release(place);
+                shared.leases.release(place);
+                if let Err(error) = delivery.ack.nak(&shared.conn, NEWER_PROTOCOL_DELAY).await {
+                    tracing::debug!(%error, "a job was not given back");
+                }
+                return;
             }
             Reading::BadHeader { key, problem } => {
                 (key, JobHeaders::default(), Some((BuryReason::BadHeader, problem)))
@@ -247,62 +249,6 @@ impl Fetcher {
             let shared = shared.clone();
             self.shared.tasks.spawn(async move { shared.admit_by_record(work).await });
         }
-    }
-}
-
-impl Work {
-    fn as_candidate(&self) -> Candidate<'_> {
-        Candidate { options: &self.options, sequence: self.sequence, stored: self.stored }
-    }
-}
-
-impl Shared {
-    /// Decides about a job that may have been run before.
-    async fn admit_by_record(&self, work: Work) {
-        let streams = &self.queues[work.lane.queue].streams;
-        match look_up(&self.conn, &self.namespace, streams, &work.key).await {
-            Ok(history) => {
-                let of_kind = self.handlers.get(&work.key.kind).map(|handler| &handler.policy);
-                // A kind that is not known here is not judged by attempts.
-                let generous = RetryPolicy { max_retries: u32::MAX, ..RetryPolicy::default() };
-                let policy = work.policy(of_kind.unwrap_or(&generous));
-                let admission = admit(work.as_candidate(), history, &policy, self.clock.now());
-                self.carry_out(work, admission).await;
-            }
-            Err(error) => {
-                tracing::warn!(job = %work.key.id, %error, "cannot look up a job; given back");
-                let settlement = Settlement::Release { delay: LOOK_UP_AGAIN };
-                self.turn_down(work, settlement, 0).await;
-            }
-        }
-    }
-
-    async fn carry_out(&self, mut work: Work, admission: Admission) {
-        match admission {
-            Admission::Run(_) if !self.handlers.contains_key(&work.key.kind) => {
-                self.give_up(work.lane, 1);
-                self.turn_away(work).await;
-            }
-            Admission::Run(attempt) => {
-                work.attempt = attempt;
-                self.enter(work);
-            }
-            Admission::NotYet(delay) => {
-                self.turn_down(work, Settlement::Release { delay }, 0).await;
-            }
-            Admission::HasEnded => self.turn_down(work, Settlement::Forget, 0).await,
-            Admission::Expired => self.turn_down(work, Settlement::Expire, 0).await,
-            Admission::Bury { reason, error, attempts } => {
-                self.turn_down(work, Settlement::Bury { reason, error }, attempts).await;
-            }
-        }
-    }
-
-    /// Settles a job that does not get to run, after `attempts` attempts.
-    async fn turn_down(&self, mut work: Work, settlement: Settlement, attempts: u32) {
-        work.attempt.number = attempts;
-        self.give_up(work.lane, 1);
-        self.settle(work, settlement).await;
     }
 }
 

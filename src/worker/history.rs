@@ -1,16 +1,16 @@
 //! What is on record of a run: looked up where a delivery may not be the first.
 
-use crate::broker::{Connection, Start};
-use crate::error::Result;
+use crate::broker::{Connection, Start, Stored};
+use crate::error::{Error, ErrorKind, Result};
 use crate::token::Namespace;
 use crate::topology::StreamNames;
 use crate::wire::time::Time;
 use crate::wire::{
-    AttemptEvent, AttemptRecord, Completion, ErrorInfo, RecordKey, RecordKind, parse_record,
-    record_subject,
+    AttemptEvent, AttemptRecord, Completion, ErrorInfo, RecordKey, RecordKind, Status,
+    parse_record, record_filter, record_subject,
 };
 
-/// The ledger keeps this many entries of a run.
+/// The ledger keeps this many entries of a run at most.
 const MAX_ENTRIES: usize = 50;
 
 /// What is on record of a run.
@@ -18,6 +18,8 @@ const MAX_ENTRIES: usize = 50;
 pub(crate) struct History {
     /// It has ended already.
     pub(crate) has_ended: bool,
+    /// Another run of its id was done so lately that this one is not to run.
+    pub(crate) is_duplicate: bool,
     /// Attempts that count.
     pub(crate) used: u32,
     /// Snoozes so far.
@@ -32,26 +34,27 @@ pub(crate) struct History {
     pub(crate) error: Option<ErrorInfo>,
 }
 
-/// Reads the ledger of a run in its order.
-pub(crate) fn fold(entries: impl IntoIterator<Item = AttemptRecord>) -> History {
-    let mut history = History::default();
-    for entry in entries {
-        history.used = match entry.event {
-            AttemptEvent::Started | AttemptEvent::Failed | AttemptEvent::ToBury => entry.attempt,
-            AttemptEvent::Snoozed | AttemptEvent::Released => entry.attempt.saturating_sub(1),
-        };
-        history.snoozes = history.snoozes.max(entry.snoozes);
-        history.was_lost = entry.event == AttemptEvent::Started;
-        history.retry_at = entry.retry_at.map(|time| (entry.seq, time));
-        history.to_bury = entry.reason;
-        if entry.error.is_some() {
-            history.error = entry.error;
+impl History {
+    /// What the ledger of a run says by its last entry: each entry repeats what still counts of
+    /// those before it.
+    fn of(last: AttemptRecord) -> Self {
+        Self {
+            has_ended: false,
+            is_duplicate: false,
+            used: last.used(),
+            snoozes: last.snoozes,
+            retry_at: last.retry_at.map(|time| (last.seq, time)),
+            was_lost: last.event == AttemptEvent::Started,
+            to_bury: last.reason,
+            error: last.error,
         }
     }
-    history
 }
 
-/// Looks up a run: first whether it has ended, then its ledger.
+/// Looks up a run: whether it has ended, and its ledger.
+///
+/// The streams' leaders are asked, since the job may have been given back just after its last entry
+/// was stored, and a replica may not have that yet.
 pub(crate) async fn look_up(
     conn: &Connection,
     ns: &Namespace,
@@ -60,14 +63,73 @@ pub(crate) async fn look_up(
 ) -> Result<History> {
     let ended = record_subject(ns, RecordKind::Result, key);
     let ledger = record_subject(ns, RecordKind::Attempt, key);
-    let (ended, ledger) = tokio::try_join!(
-        conn.last(&streams.results, &ended),
-        conn.batch(&streams.attempts, &ledger, Start::Sequence(1), MAX_ENTRIES),
+    let (ended, last) = tokio::try_join!(
+        conn.last_of_leader(&streams.results, &ended),
+        conn.last_of_leader(&streams.attempts, &ledger),
     )?;
     let has_ended =
         ended.and_then(|record| parse_record::<Completion>(key, &record.payload)).is_some();
-    let entries = ledger.messages.iter().filter_map(|entry| parse_record(key, &entry.payload));
-    Ok(History { has_ended, ..fold(entries) })
+    let last = match last {
+        Some(last) => match parse_record(key, &last.payload) {
+            Some(entry) => Some(entry),
+            None => last_genuine(conn, streams, &ledger, key, last.sequence).await?,
+        },
+        None => None,
+    };
+    Ok(History { has_ended, ..last.map_or_else(History::default, History::of) })
+}
+
+/// The last entry of a ledger whose very last message, of this sequence, is none.
+async fn last_genuine(
+    conn: &Connection,
+    streams: &StreamNames,
+    ledger: &str,
+    key: &RecordKey,
+    last: u64,
+) -> Result<Option<AttemptRecord>> {
+    let entries = conn.batch(&streams.attempts, ledger, Start::Sequence(1), MAX_ENTRIES).await?;
+    if entries.messages.last().is_none_or(|newest| newest.sequence < last) {
+        let message = format!("a replica of {} lags behind its leader", streams.attempts);
+        return Err(Error::new(ErrorKind::Unavailable, message));
+    }
+    Ok(entries.messages.iter().rev().find_map(|entry| parse_record(key, &entry.payload)))
+}
+
+/// Whether a run of this id was done at `from` or later.
+pub(crate) async fn done_since(
+    conn: &Connection,
+    ns: &Namespace,
+    streams: &StreamNames,
+    key: &RecordKey,
+    from: Time,
+) -> Result<bool> {
+    const AT_ONCE: usize = 256;
+    let filter = record_filter(ns, RecordKind::Result, &key.queue, Some(&key.kind), Some(&key.id));
+    let is_done = |record: &Stored| {
+        RecordKey::parse(ns, RecordKind::Result, &record.subject)
+            .and_then(|key| parse_record::<Completion>(&key, &record.payload))
+            .is_some_and(|completion| {
+                completion.status == Status::Done && completion.finished_at >= from
+            })
+    };
+    // The last one is asked of the leader: a replica may not have it yet.
+    let Some(last) = conn.last_of_leader(&streams.results, &filter).await? else {
+        return Ok(false);
+    };
+    if is_done(&last) {
+        return Ok(true);
+    }
+    let mut start = Start::Time(from);
+    loop {
+        let batch = conn.batch(&streams.results, &filter, start, AT_ONCE).await?;
+        if batch.messages.iter().any(is_done) {
+            return Ok(true);
+        }
+        match batch.messages.last() {
+            Some(last) if !batch.is_last => start = Start::Sequence(last.sequence + 1),
+            Some(_) | None => return Ok(false),
+        }
+    }
 }
 
 /// The highest job sequence that the ledger's newest entries name. A broker that crashed may have
@@ -111,37 +173,34 @@ mod tests {
     }
 
     #[test]
-    fn attempts_used_as_a_table() {
+    fn the_last_entry_as_a_table() {
         use AttemptEvent::{Failed, Released, Snoozed, Started, ToBury};
-        type Ledger = &'static [(AttemptEvent, u32)];
-        let table: [(Ledger, u32, bool); 8] = [
-            (&[], 0, false),
-            (&[(Failed, 1)], 1, false),
-            (&[(Failed, 1), (Started, 2)], 2, true),
-            (&[(Failed, 1), (Started, 2), (Released, 2)], 1, false),
-            (&[(Snoozed, 1)], 0, false),
-            (&[(Failed, 1), (Started, 2), (Snoozed, 2), (Started, 2), (Failed, 2)], 2, false),
-            (&[(Started, 1)], 1, true),
-            (&[(Failed, 1), (Started, 2), (ToBury, 2)], 2, false),
+        let table: [(AttemptEvent, u32, bool); 5] = [
+            (Failed, 3, false),
+            (Started, 3, true),
+            (Released, 2, false),
+            (Snoozed, 2, false),
+            (ToBury, 3, false),
         ];
-        for (events, used, was_lost) in table {
-            let history = fold(events.iter().map(|(event, attempt)| entry(*event, *attempt)));
-            assert_eq!((history.used, history.was_lost), (used, was_lost), "{events:?}");
+        for (event, used, was_lost) in table {
+            let history = History::of(entry(event, 3));
+            assert_eq!((history.used, history.was_lost), (used, was_lost), "{event:?}");
         }
+        assert_eq!(History::of(entry(Released, 0)).used, 0);
     }
 
     #[test]
-    fn only_the_last_word_binds() {
-        let failed = AttemptRecord {
+    fn what_an_entry_orders_is_taken_over() {
+        let history = History::of(AttemptRecord {
             retry_at: Some(time::from_nanos(5)),
-            reason: None,
+            snoozes: 7,
+            reason: Some("discarded".to_owned()),
             error: Some(ErrorInfo::new("failed", "no")),
             ..entry(AttemptEvent::Failed, 1)
-        };
-        let history = fold([failed.clone()]);
+        });
         assert_eq!(history.retry_at, Some((9, time::from_nanos(5))));
-        let history = fold([failed, entry(AttemptEvent::Started, 2)]);
-        assert_eq!(history.retry_at, None);
+        assert_eq!(history.snoozes, 7);
+        assert_eq!(history.to_bury.as_deref(), Some("discarded"));
         assert_eq!(history.error.expect("kept").message, "no");
     }
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::{AckSubject, Connection};
+use crate::wire::{RecordKey, RunningJob};
 
 /// Why a handler is to stop before it is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(crate) enum Stop {
     LeaseLost = 1,
     /// The worker drains and its grace period is over.
     Draining = 2,
+    /// The job is cancelled; that is on record already.
+    Cancelled = 3,
 }
 
 /// The hold on one delivery.
@@ -37,6 +40,8 @@ pub(crate) struct Lease {
     stop: AtomicU8,
     /// Cancelled when the handler is to stop; handlers see it.
     cancelled: CancellationToken,
+    /// What runs under it, once something does.
+    running: OnceLock<RunningJob>,
 }
 
 #[derive(Debug)]
@@ -54,7 +59,19 @@ impl Lease {
             state: Mutex::new(State { ack, renewed: received }),
             stop: AtomicU8::new(0),
             cancelled: CancellationToken::new(),
+            running: OnceLock::new(),
         }
+    }
+
+    /// Something runs under this lease from now on.
+    pub(crate) fn runs(&self, job: RunningJob) {
+        // A lease is of one delivery, and a delivery is run once.
+        let _ = self.running.set(job);
+    }
+
+    /// How long the broker waits to hear of it.
+    pub(crate) fn ack_wait(&self) -> Duration {
+        self.ack_wait
     }
 
     pub(crate) fn received(&self) -> Instant {
@@ -80,7 +97,7 @@ impl Lease {
     pub(crate) fn stop(&self, why: Stop) {
         match why {
             Stop::LeaseLost => self.stop.store(why as u8, Ordering::Release),
-            Stop::Draining => {
+            Stop::Draining | Stop::Cancelled => {
                 let _ =
                     self.stop.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
             }
@@ -93,6 +110,7 @@ impl Lease {
         match self.stop.load(Ordering::Acquire) {
             1 => Some(Stop::LeaseLost),
             2 => Some(Stop::Draining),
+            3 => Some(Stop::Cancelled),
             _ => None,
         }
     }
@@ -110,7 +128,11 @@ impl Lease {
         let asked = Instant::now();
         let Some(ack) = self.settle_at(asked) else { return };
         match ack.in_progress(conn).await {
-            Ok(()) => self.state().renewed = asked,
+            Ok(()) => {
+                let mut state = self.state();
+                // A delivery of the same job may have come in since.
+                state.renewed = state.renewed.max(asked);
+            }
             Err(error) => tracing::debug!(%error, "a lease was not renewed yet"),
         }
     }
@@ -147,6 +169,24 @@ impl Leases {
     pub(crate) fn stop_all(&self, why: Stop) {
         for lease in self.held() {
             lease.stop(why);
+        }
+    }
+
+    /// What is running, of one of the worker's queues.
+    pub(crate) fn running(&self, queue: usize) -> Vec<RunningJob> {
+        let all = self.all();
+        let of_queue = all.iter().filter(|((at, _), _)| *at == queue);
+        of_queue.filter_map(|(_, lease)| lease.running.get().cloned()).collect()
+    }
+
+    /// Stops the handler of a run, if it runs here.
+    pub(crate) fn stop(&self, key: &RecordKey, why: Stop) {
+        for lease in self.held() {
+            let is_it =
+                |job: &RunningJob| (&job.kind, &job.id, &job.run) == (&key.kind, &key.id, &key.run);
+            if lease.running.get().is_some_and(is_it) {
+                lease.stop(why);
+            }
         }
     }
 

@@ -5,6 +5,8 @@
 mod admit;
 mod builder;
 mod context;
+mod control;
+mod entry;
 mod execute;
 mod fetch;
 mod handler;
@@ -13,11 +15,14 @@ mod job;
 mod lanes;
 mod lease;
 mod panic;
+mod park;
 mod pick;
 mod prefetch;
+mod promote;
 mod record;
 mod running;
 mod settle;
+mod timing;
 mod unknown;
 
 use std::collections::HashMap;
@@ -33,9 +38,11 @@ pub use builder::{DEFAULT_CONCURRENCY, DEFAULT_GRACE, WorkerBuilder};
 pub use context::JobContext;
 pub use handler::{DEFAULT_TIMEOUT, Handler, HandlerResult, Next};
 pub use lanes::Order;
+pub use park::DEFAULT_PARK_OVER;
 pub use running::{Drained, Running};
 pub use unknown::DEFAULT_UNKNOWN_KIND_GRACE;
 
+use self::control::CancelledRuns;
 use self::handler::Middleware;
 use self::job::Work;
 use self::lanes::{LaneId, Lanes, MAX_BUFFERED_FOR};
@@ -50,9 +57,6 @@ use crate::outcome::Settlement;
 use crate::priority::Priority;
 use crate::token::{Kind, Namespace, Queue};
 use crate::topology::StreamNames;
-
-/// How often the broker's clock is read anew.
-const CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// How often buffers are searched for jobs that lie too long.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
@@ -95,11 +99,14 @@ pub(crate) struct Shared {
     handlers: HashMap<Kind, Handler>,
     middleware: Arc<[Middleware]>,
     unknown_kind_grace: Duration,
+    /// Delays beyond this become timers.
+    park_over: Duration,
     lanes: Mutex<Lanes>,
     /// Told when a job has entered a lane.
     has_work: Notify,
     slots: Arc<Semaphore>,
     leases: Arc<Leases>,
+    cancelled: CancelledRuns,
     recorder: Recorder,
     settler: Settler,
     /// Cancelled first: nothing more is fetched or started.
@@ -125,31 +132,37 @@ impl Worker {
 
     /// Starts working.
     ///
-    /// Starts from the end of a job's way to its beginning, so that each part finds the next one
-    /// there: queues are made, then settling, leases, running, fetching, and last the announcement
-    /// that this worker is there.
+    /// What can fail comes first: the queues are made or looked at, and the worker announces itself.
+    /// Then its parts start, from the end of a job's way to its beginning, so that each finds the
+    /// next one there: settling, leases, running, fetching, promoting.
     ///
     /// # Errors
     /// Where a queue cannot be made or looked at; see [`Client::ensure_queue`].
     pub async fn start(self) -> Result<Running> {
         let Self { shared, settlements, grace, announcement } = self;
-        panic::watch();
         for queue in &shared.queues {
             shared.client.ensure_once(&queue.name).await?;
         }
-        let settling = tokio::spawn(settle::run(shared.clone(), settlements));
+        let ack_wait = shared.shortest_ack_wait().await?;
+        let registration = Registration::new(&shared.conn, &announcement).await?;
+        panic::watch();
         let end = CancellationToken::new();
         let background = TaskTracker::new();
-        let ack_wait = shared.shortest_ack_wait().await?;
+        let settling = tokio::spawn(settle::run(shared.clone(), settlements));
         background.spawn(shared.leases.clone().keep(shared.conn.clone(), ack_wait, end.clone()));
-        background.spawn(keep_clock(shared.clone(), end.clone()));
+        background.spawn(timing::keep_clock(shared.clone(), end.clone()));
         background.spawn(sweep(shared.clone(), ack_wait, end.clone()));
+        for queue in 0..shared.queues.len() {
+            background.spawn(control::listen(shared.clone(), queue, ack_wait, end.clone()));
+        }
         let dispatching = tokio::spawn(dispatch(shared.clone()));
         let fetching = TaskTracker::new();
         for lane in shared.lane_ids() {
             fetching.spawn(fetch::run(shared.clone(), lane));
         }
-        let registration = Registration::new(&shared.conn, &announcement).await?;
+        for queue in 0..shared.queues.len() {
+            fetching.spawn(promote::run(shared.clone(), queue));
+        }
         tracing::info!(worker = announcement.worker, "working");
         Ok(Running::new(running::Parts {
             shared,
@@ -197,21 +210,6 @@ async fn sweep(shared: Arc<Shared>, ack_wait: Duration, end: CancellationToken) 
         let stale = shared.lanes().take_stale(oldest);
         for work in stale {
             shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
-        }
-    }
-}
-
-async fn keep_clock(shared: Arc<Shared>, end: CancellationToken) {
-    let mut ticks = interval(CLOCK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = end.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        // Looking at any consumer brings the broker's time.
-        if let Err(error) = shared.shortest_ack_wait().await {
-            tracing::debug!(%error, "the broker's clock was not read");
         }
     }
 }
@@ -269,18 +267,5 @@ impl Shared {
     /// Lets go of a job that is settled, or not ours any more.
     fn release(&self, work: &Work) {
         self.leases.release((work.lane.queue, work.sequence));
-    }
-
-    async fn shortest_ack_wait(&self) -> Result<Duration> {
-        let mut shortest = Duration::MAX;
-        for queue in &self.queues {
-            let lane = Priority::Critical.as_str();
-            let born =
-                crate::broker::consumer_born(&self.conn, &queue.streams.jobs, lane, &self.clock);
-            if let Some(born) = born.await? {
-                shortest = shortest.min(born.ack_wait);
-            }
-        }
-        Ok(shortest)
     }
 }

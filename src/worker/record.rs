@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::job::Work;
 use crate::broker::{Clock, Connection, Expect, Published};
+use crate::client::{Fence, fence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::BuryReason;
 use crate::token::Namespace;
@@ -14,7 +15,7 @@ use crate::topology::StreamNames;
 use crate::wire::time::Time;
 use crate::wire::{
     AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, RecordKind, Status,
-    name, parse_record, record_subject,
+    name, record_subject,
 };
 
 /// What a record leaves free of the server's largest message, in bytes.
@@ -26,15 +27,6 @@ const MAX_HEADER_ERROR_BYTES: usize = 2 * 1024;
 /// How often a fenced publish is tried again because others are at it.
 const FENCE_TRIES: usize = 20;
 const FENCE_PAUSE: Duration = Duration::from_millis(20);
-
-/// What the fence said.
-#[derive(Debug)]
-pub(super) enum Fence {
-    /// Our record stands.
-    Ours,
-    /// Another record of this run stands, or ours from before.
-    Ended(Status),
-}
 
 /// Writes records in the name of one worker.
 #[derive(Clone)]
@@ -113,33 +105,12 @@ impl Recorder {
         }
     }
 
-    /// Stores a completion unless the run has one: of all workers that ever ran it, one wins.
+    /// Stores a completion unless the run has one.
     pub(super) async fn fence(&self, work: &Work, mut completion: Completion) -> Result<Fence> {
         completion.error = completion.error.map(ErrorInfo::cut);
         let body = self.fit(&mut completion)?;
-        let subject = record_subject(&self.namespace, RecordKind::Result, &work.key);
-        let mut expected = 0;
-        for _ in 0..FENCE_TRIES {
-            let expect = Expect::Last(expected);
-            match self.conn.store(subject.clone(), &Headers::new(), body.clone(), expect).await? {
-                Published::Stored(_) => return Ok(Fence::Ours),
-                Published::InFlight => sleep(FENCE_PAUSE).await,
-                Published::WrongLast(last) => match self.ended(work, &subject).await? {
-                    Some(status) => return Ok(Fence::Ended(status)),
-                    // What stands there is no record of this run: go over it.
-                    None => expected = last,
-                },
-            }
-        }
-        Err(Error::new(ErrorKind::Unknown, format!("cannot store a completion on {subject}")))
-    }
-
-    /// How the run ended by the record on its subject, as the stream's leader has it.
-    async fn ended(&self, work: &Work, subject: &str) -> Result<Option<Status>> {
-        let record = self.conn.last_of_leader(&self.streams(work).results, subject).await?;
-        let record =
-            record.and_then(|record| parse_record::<Completion>(&work.key, &record.payload));
-        Ok(record.map(|completion| completion.status))
+        let stream = &self.streams(work).results;
+        fence(&self.conn, &self.namespace, stream, &work.key, body).await
     }
 
     /// The completion as JSON, without its result if that makes it larger than a message may be.

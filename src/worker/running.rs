@@ -13,7 +13,7 @@ use super::lease::Stop;
 use crate::broker::Registration;
 use crate::outcome::Settlement;
 
-/// How long cancelled handlers and their settlements may take when draining.
+/// How long each part of a worker may take to end when draining.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// A started worker. Dropping it does not stop it; [`Running::drain`] does.
@@ -60,43 +60,61 @@ impl Running {
     /// 4. Let running jobs finish within the grace period; leases are kept.
     /// 5. Cancel the rest and give it back, at no cost in attempts.
     /// 6. Settle to the end, with confirmed acks; then end the leases.
+    ///
+    /// Every step but the fourth takes a few seconds at most, even where the broker is gone: what it
+    /// was not told of comes back after `ack_wait`.
     pub async fn drain(self) -> Drained {
         let Parts { shared, grace, registration, fetching, dispatching, settling, background, end } =
             self.0;
-        registration.end().await;
+        let abort_settling = settling.abort_handle();
+        ends("the registration", registration.end()).await;
         shared.stop_fetching.cancel();
         fetching.close();
-        fetching.wait().await;
-        // It ends by itself, with at most one slot in its hands.
-        let _ = dispatching.await;
-        let buffered = shared.lanes().take_all();
-        let handed_back = buffered.len();
-        for work in buffered {
-            shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
-        }
+        ends("fetching", fetching.wait()).await;
+        ends("starting jobs", dispatching).await;
+        let handed_back = shared.hand_back().await;
         shared.tasks.close();
         let in_time = timeout(grace, shared.tasks.wait()).await.is_ok();
         if !in_time {
             shared.leases.stop_all(Stop::Draining);
-            if timeout(LAST_WORDS, shared.tasks.wait()).await.is_err() {
-                tracing::warn!("some handlers did not stop; their jobs come back after ack_wait");
-            }
+            ends("a handler that was told to stop", shared.tasks.wait()).await;
         }
         // A look-up may have let a job in after the buffers were emptied.
-        let late = shared.lanes().take_all();
-        for work in late {
-            shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
-        }
+        shared.hand_back().await;
         shared.settler.close();
-        if timeout(LAST_WORDS, settling).await.is_err() {
-            tracing::warn!("some outcomes were not recorded; their jobs come back after ack_wait");
+        if !ends("settling", settling).await {
+            abort_settling.abort();
         }
         end.cancel();
         background.close();
-        background.wait().await;
+        ends("keeping leases", background.wait()).await;
         if let Err(error) = shared.conn.flush().await {
             tracing::debug!(%error, "the connection was not flushed");
         }
         Drained { handed_back, in_time }
+    }
+}
+
+/// Waits for a part to end, but not for long. Whether it did.
+async fn ends(part: &str, ending: impl Future) -> bool {
+    let has_ended = timeout(LAST_WORDS, ending).await.is_ok();
+    if !has_ended {
+        tracing::warn!("{part} did not end in time; its jobs come back after ack_wait");
+    }
+    has_ended
+}
+
+impl Shared {
+    /// Gives the jobs in the buffers back to the queue; how many there were.
+    async fn hand_back(&self) -> usize {
+        let buffered = self.lanes().take_all();
+        let count = buffered.len();
+        let settled = async {
+            for work in buffered {
+                self.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
+            }
+        };
+        ends("handing back", settled).await;
+        count
     }
 }

@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::job::Work;
-use super::record::Fence;
 use crate::broker::AckSubject;
+use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::{BuryReason, Settlement};
 use crate::wire::time::{self, Time};
@@ -48,7 +48,7 @@ pub(super) struct ToSettle {
 
 /// What is left to tell the broker once everything is on record.
 #[derive(Clone, Copy, Debug)]
-enum Word {
+pub(super) enum Word {
     Ack,
     Nak(Duration),
 }
@@ -119,9 +119,6 @@ async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTr
     });
     let recorded: Vec<(ToSettle, Word)> = join_all(tries).await.into_iter().flatten().collect();
     shared.say(&recorded).await;
-    for (item, _) in &recorded {
-        shared.release(&item.work);
-    }
 }
 
 /// Tries again, for as long as the job is ours.
@@ -131,11 +128,7 @@ async fn settle_stubborn(shared: Arc<Shared>, item: ToSettle) {
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         match shared.record(&item).await {
-            Ok(word) => {
-                let recorded = [(item, word)];
-                shared.say(&recorded).await;
-                return shared.release(&recorded[0].0.work);
-            }
+            Ok(word) => return shared.say(&[(item, word)]).await,
             Err(error) => tracing::debug!(job = %item.work.key.id, %error, "still not recorded"),
         }
     }
@@ -183,7 +176,7 @@ impl Shared {
                         entry.error = Some(error.clone());
                     })
                     .await?;
-                Ok(Word::Nak(*delay))
+                self.put_off(work, *delay, work.attempt.number).await
             }
             Settlement::Snooze { delay, snoozes } => {
                 let retry_at = time::after(self.clock.now(), *delay);
@@ -193,8 +186,9 @@ impl Shared {
                         entry.snoozes = *snoozes;
                     })
                     .await?;
-                Ok(Word::Nak(*delay))
+                self.put_off(work, *delay, work.attempt.number.saturating_sub(1)).await
             }
+            Settlement::PutOff { delay, used } => self.put_off(work, *delay, *used).await,
             Settlement::Release { delay } => {
                 if started_at.is_some() {
                     recorder.attempt(work, AttemptEvent::Released, |_| {}).await?;
@@ -250,10 +244,15 @@ impl Shared {
 
     /// Tells the broker of a group, and returns when it has seen all of it. What it does not see is
     /// handed out again, looked up, and then acked.
+    ///
+    /// The jobs are let go of first: one that is given back can be here again before the broker's
+    /// answer is.
     async fn say(&self, group: &[(ToSettle, Word)]) {
         let mut last_of_lane = Vec::new();
         for (item, word) in group.iter().rev() {
-            let Some(ack) = item.work.lease.settle_at(Instant::now()) else { continue };
+            let ack = item.work.lease.settle_at(Instant::now());
+            self.release(&item.work);
+            let Some(ack) = ack else { continue };
             let lane = item.work.lane;
             if last_of_lane.iter().all(|(known, _, _)| *known != lane) {
                 last_of_lane.push((lane, ack, *word));

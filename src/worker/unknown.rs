@@ -40,10 +40,14 @@ fn release_delay(grace: Duration, chance: f64) -> Duration {
 
 impl UnknownKinds {
     /// How long ago a job was released first; remembers it if this is the first time.
-    fn known_for(&self, sequence: u64, now: Instant) -> Duration {
+    fn known_for(&self, sequence: u64, now: Instant, grace: Duration) -> Duration {
         let mut first = self.first_released.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if first.len() >= MAX_REMEMBERED && !first.contains_key(&sequence) {
-            return Duration::ZERO;
+            // What has not come back for so long went to another worker.
+            first.retain(|_, since| now.saturating_duration_since(*since) < 2 * grace);
+            if first.len() >= MAX_REMEMBERED {
+                return Duration::ZERO;
+            }
         }
         now.saturating_duration_since(*first.entry(sequence).or_insert(now))
     }
@@ -60,7 +64,7 @@ impl Shared {
     /// Gives back or buries a job of a kind that is not registered here.
     pub(super) async fn turn_away(&self, work: Work) {
         let unknown = &self.queues[work.lane.queue].unknown;
-        let waited = unknown.known_for(work.sequence, Instant::now());
+        let waited = unknown.known_for(work.sequence, Instant::now(), self.unknown_kind_grace);
         let settlement = if waited >= self.unknown_kind_grace && !self.is_announced(&work).await {
             unknown.forget(work.sequence);
             let message = format!(
@@ -98,5 +102,29 @@ impl Shared {
                 true
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_freed_of_what_went_elsewhere() {
+        const GRACE: Duration = Duration::from_secs(60);
+        let unknown = UnknownKinds::default();
+        let start = Instant::now();
+        for sequence in 0..MAX_REMEMBERED as u64 {
+            assert_eq!(unknown.known_for(sequence, start, GRACE), Duration::ZERO);
+        }
+        let later = start + GRACE;
+        assert_eq!(unknown.known_for(7, later, GRACE), GRACE);
+        // Full: one more is not remembered, until the old ones have gone elsewhere.
+        let one_more = MAX_REMEMBERED as u64;
+        assert_eq!(unknown.known_for(one_more, later, GRACE), Duration::ZERO);
+        assert_eq!(unknown.known_for(one_more, later + GRACE / 2, GRACE), Duration::ZERO);
+        let much_later = start + 3 * GRACE;
+        assert_eq!(unknown.known_for(one_more, much_later, GRACE), Duration::ZERO);
+        assert_eq!(unknown.known_for(one_more, much_later + GRACE, GRACE), GRACE);
     }
 }

@@ -51,7 +51,7 @@ const NOBODY: &str = "nats://127.0.0.1:1";
 const LOGIN: &str = r#"authorization { users: [{ user: "me", password: "secret" }] }"#;
 
 async fn with_password() -> Broker {
-    Broker::builder().config(LOGIN).user("me", "secret").start().await.expect("a broker")
+    server(LOGIN).await
 }
 
 #[tokio::test]

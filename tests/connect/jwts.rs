@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use nkeys::KeyPair;
 use serde_json::{Value, json};
+use tidemill::ConnectOptions;
 use tidemill::embedded::Broker;
 
 /// The one account of an operator, with JetStream.
@@ -28,18 +29,17 @@ impl Account {
             let jwt = sign(&operator, key, None, account_claims(disk));
             format!("{}: {jwt}", key.public_key())
         });
-        // Lets in the embedded module, which has no JWT to show.
-        let guest = user_claims(true);
-        let guest = sign(&account, &KeyPair::new_user(), None, guest);
         let config = format!(
-            "operator: {}\nresolver: MEMORY\nresolver_preload {{ {} }}\nsystem_account: {}\n\
-             default_sentinel: {guest}\n",
+            "operator: {}\nresolver: MEMORY\nresolver_preload {{ {} }}\nsystem_account: {}\n",
             sign(&operator, &operator, None, operator_claims),
             preload.join("\n"),
             system.public_key(),
         );
-        let broker = Broker::builder().config(config).start().await.expect("a broker");
-        (broker, Self(account))
+        let account = Self(account);
+        let User { jwt, seed } = account.user();
+        let as_user = move |options: ConnectOptions| options.jwt(&jwt, &seed);
+        let builder = Broker::builder().config(config).connect_with(as_user);
+        (builder.start().await.expect("a broker"), account)
     }
 
     pub(crate) fn user(&self) -> User {
@@ -53,7 +53,7 @@ impl Account {
 
     fn issue(&self, end: Option<SystemTime>) -> User {
         let key = KeyPair::new_user();
-        let jwt = sign(&self.0, &key, end, user_claims(false));
+        let jwt = sign(&self.0, &key, end, user_claims());
         User { jwt, seed: key.seed().expect("a seed") }
     }
 }
@@ -108,9 +108,9 @@ fn account_claims(disk: i64) -> Value {
     })
 }
 
-fn user_claims(is_bearer: bool) -> Value {
+fn user_claims() -> Value {
     json!({
         "type": "user", "version": 2, "pub": {}, "sub": {},
-        "subs": -1, "data": -1, "payload": -1, "bearer_token": is_bearer,
+        "subs": -1, "data": -1, "payload": -1,
     })
 }

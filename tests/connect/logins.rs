@@ -12,8 +12,7 @@ use crate::support::{Ping, connects, eventually, refused, says, server, to, url}
 const PASSWORD: &str = r#"authorization { users: [{ user: "me", password: "p@ss/w:rd,#1" }] }"#;
 
 async fn with_password() -> Broker {
-    let builder = Broker::builder().config(PASSWORD).user("me", "p@ss/w:rd,#1");
-    builder.start().await.expect("a broker")
+    server(PASSWORD).await
 }
 
 #[tokio::test]
@@ -78,6 +77,9 @@ async fn a_credentials_file_logs_in_and_so_do_its_parts() {
     let folder = tempfile::tempdir().expect("a folder");
     connects(to(broker.url()).creds_file(user.write(folder.path()))).await;
     connects(to(broker.url()).jwt(&user.jwt, &user.seed)).await;
+    let seed = folder.path().join("user.nk");
+    std::fs::write(&seed, &user.seed).expect("written");
+    connects(to(broker.url()).jwt(&user.jwt, seed.to_string_lossy())).await;
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! Every way to reach a NATS server, and what is said when it fails, tried on real servers.
 
-#![cfg(feature = "cli")]
-
 mod certs;
 mod commands;
 mod contexts;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tidemill::embedded::Broker;
-use tidemill::{Client, JobId, Queue};
+use tidemill::{Client, ConnectOptions, JobId, Queue};
 
 use crate::support::{Ping, says, to};
 
@@ -26,8 +26,9 @@ accounts {
 const AT_ONCE: Duration = Duration::from_secs(2);
 
 async fn broker() -> Broker {
-    let broker = Broker::builder().config(RIGHTS).user("admin", "admin").start().await;
-    let broker = broker.expect("a broker");
+    let as_admin = |options: ConnectOptions| options.user_password("admin", "admin");
+    let builder = Broker::builder().config(RIGHTS).connect_with(as_admin);
+    let broker = builder.start().await.expect("a broker");
     let admin = user(&broker, "admin").await;
     admin.ensure_queue(&Queue::default()).await.expect("made");
     broker

@@ -19,8 +19,8 @@ impl Job for Ping {
     const KIND: &'static str = "ping";
 }
 
-/// A server with this text in its configuration. It is put there after the start, so that the server
-/// may ask for what the embedded module cannot show.
+/// A server with this text in its configuration. It is put there after the start, so that starting
+/// does not rest on what is tested.
 pub(crate) async fn server(config: &str) -> Broker {
     let broker = Broker::start().await.expect("a broker");
     broker.reload(config).await.expect("a valid configuration");

@@ -176,15 +176,19 @@ async fn a_login_is_asked_for_and_given() -> Result<()> {
     let builder = Broker::builder().config(r#"authorization { user: "ann", password: "p\"w" }"#);
     let refused = builder.clone().start().await.expect_err("no login");
     assert!(refused.is_permission(), "{refused}");
-    assert!(refused.to_string().contains("BrokerBuilder::user"), "{refused}");
-    builder.user("ann", "p\"w").start().await?;
+    assert!(refused.to_string().contains("BrokerBuilder::connect_with"), "{refused}");
+    builder.connect_with(|o| o.user_password("ann", "p\"w")).start().await?;
     Ok(())
 }
 
 #[tokio::test]
 async fn an_account_without_jetstream_is_an_error() -> Result<()> {
     let accounts = "accounts { A { users: [{ user: ann, password: pw }] } }";
-    let refused = Broker::builder().config(accounts).user("ann", "pw").start().await;
+    let refused = Broker::builder()
+        .config(accounts)
+        .connect_with(|o| o.user_password("ann", "pw"))
+        .start()
+        .await;
     let refused = refused.expect_err("no JetStream");
     assert!(refused.is_unsupported(), "{refused}");
     Ok(())

@@ -236,3 +236,28 @@ async fn an_id_that_comes_back_does_not_inherit_attempts() {
     assert_eq!(events, [(failed, 1), (started, 2), (failed, 2)]);
     running.drain().await;
 }
+
+#[tokio::test]
+async fn what_is_given_back_without_a_delay_runs_again_at_once() {
+    const JOBS: u64 = 300;
+    let mill = Mill::start().await;
+    let handler = |_: Numbered, context: JobContext| {
+        let attempt = context.attempt();
+        async move { if attempt < 5 { Err(JobError::failed("not yet")) } else { Ok(()) } }
+    };
+    let policy = RetryPolicy::new(4, Backoff::fixed(Duration::ZERO));
+    let worker = mill.worker().handler(Handler::new(handler).retry(policy)).build();
+    let running = worker.expect("valid").start().await.expect("starts");
+    let started = Instant::now();
+    let mut jobs = Vec::new();
+    for stored in mill.client.enqueue_many((0..JOBS).map(|n| NewJob::new(&numbered(n)))).await {
+        jobs.push(stored.expect("stored"));
+    }
+    for job in &jobs {
+        let done = completion(job).await;
+        assert_eq!((done.status, done.attempt), (Status::Done, 5));
+    }
+    // Nobody had to wait for a lease to run out, which would take 30 s.
+    assert!(started.elapsed() < Duration::from_secs(15), "after {:?}", started.elapsed());
+    running.drain().await;
+}

@@ -101,3 +101,34 @@ async fn what_does_not_end_in_time_is_cancelled_and_given_back_without_an_attemp
     let (waiting, unsettled) = lane_counts(&mill.nats().await, "default", "normal").await;
     assert_eq!((waiting, unsettled), (0, 0));
 }
+
+#[tokio::test]
+async fn draining_ends_though_the_broker_does_not_answer() {
+    let mill = Mill::with_ack_wait(Duration::from_secs(2)).await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Ok::<_, JobError>(())
+        }
+    };
+    let worker = || mill.worker().concurrency(4).handle(handler.clone()).build().expect("valid");
+    let running = worker().start().await.expect("starts");
+    let jobs = (0..40).map(|n| NewJob::new(&numbered(n)));
+    let stored = mill.client.enqueue_many(jobs).await;
+    let handles: Vec<_> = stored.into_iter().map(|stored| stored.expect("stored")).collect();
+    seen.wait_for(4).await;
+    mill.broker.freeze().await.expect("freezes");
+    let asked = Instant::now();
+    running.drain().await;
+    assert!(asked.elapsed() < Duration::from_secs(30), "after {:?}", asked.elapsed());
+    mill.broker.thaw().await.expect("thaws");
+    // What could not be given back or recorded comes back by itself.
+    let running = worker().start().await.expect("starts");
+    for handle in &handles {
+        assert_eq!(completion(handle).await.status, Status::Done);
+    }
+    running.drain().await;
+}

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use tidemill::{
-    JobContext, JobError, NewJob, Priority, Queue, QueueConfig, RecordFilter, Since, Status,
+    Client, ConnectOptions, JobContext, JobError, NewJob, Priority, Queue, QueueConfig,
+    RecordFilter, Since, Status,
 };
 
-use crate::support::{Mill, Numbered, Seen, completion, eventually, numbered, stream_messages};
+use crate::support::{
+    Mill, Numbered, Seen, completion, connect, eventually, numbered, stream_messages,
+};
 
 #[tokio::test]
 async fn a_job_is_worked_and_its_completion_says_so() {
@@ -179,4 +182,60 @@ async fn completions_are_followed_from_now_and_replayed_from_the_start() {
     let next = tokio::time::timeout(Duration::from_secs(10), now.next()).await.expect("in time");
     assert_eq!(next.expect("endless").expect("reads").id, *job.id());
     running.drain().await;
+}
+
+#[tokio::test]
+async fn many_make_one_queue_at_once() {
+    let mill = Mill::start().await;
+    let queue = Queue::new("crowded").expect("valid");
+    let mut making = tokio::task::JoinSet::new();
+    for n in 0..12 {
+        let (client, queue) = (connect(mill.broker.url()).await, queue.clone());
+        making.spawn(async move {
+            let made = client.ensure_queue(&queue).await.expect("made or there");
+            client.enqueue(numbered(n)).queue(queue.as_str()).await.expect("stored");
+            made
+        });
+    }
+    let made = making.join_all().await;
+    assert!(made.iter().all(|made| made.drift.is_empty()), "{made:?}");
+    // Five streams and five consumers, each made by one of them.
+    let mut created: Vec<&String> = made.iter().flat_map(|made| &made.created).collect();
+    created.sort_unstable();
+    created.dedup();
+    assert_eq!(created.len(), 10, "{created:?}");
+    assert_eq!(stream_messages(&mill.nats().await, "TIDEMILL_JOBS_crowded").await, 12);
+}
+
+#[tokio::test]
+async fn an_enqueue_that_is_never_answered_is_unknown_and_stored_once_at_most() {
+    let mut config = QueueConfig::default();
+    config.ack_wait = Duration::from_secs(1);
+    let mill = Mill::start().await;
+    let options = ConnectOptions::new(mill.broker.url()).expect("a URL");
+    let options = options.request_timeout(Duration::from_millis(200));
+    let client = Client::connect(options).await.expect("connects").with_queue_config(config);
+    mill.broker.freeze().await.expect("freezes");
+    let error = client.enqueue(numbered(1)).await.expect_err("nobody answers");
+    assert!(error.is_unknown(), "{error}");
+    mill.broker.thaw().await.expect("thaws");
+    // All that was sent arrives now: the first attempt, and guarded repetitions.
+    let nats = mill.nats().await;
+    eventually("what was sent", || async {
+        (stream_messages(&nats, "TIDEMILL_JOBS_default").await > 0).then_some(())
+    })
+    .await;
+    client.flush().await.expect("flushed");
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1);
+}
+
+#[tokio::test]
+async fn a_queue_that_is_made_anew_never_uses_a_sequence_twice() {
+    let mill = Mill::start().await;
+    let before = mill.client.enqueue(numbered(1)).await.expect("stored").sequence();
+    let nats = mill.nats().await;
+    let delete = "$JS.API.STREAM.DELETE.TIDEMILL_JOBS_default";
+    nats.request(delete, "".into()).await.expect("an answer");
+    let after = mill.client.enqueue(numbered(1)).await.expect("made anew and stored").sequence();
+    assert!(after > before, "{after} after {before}");
 }

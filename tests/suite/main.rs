@@ -1,14 +1,20 @@
 //! Everything that needs a real nats-server. Each test starts its own.
 
-#![cfg(feature = "cli")]
-
+mod all;
 mod attempts;
+mod bad_input;
+mod cancel;
+mod cluster;
 mod dead;
 mod drain;
 mod enqueue;
 mod fence;
+mod later;
 mod order;
 mod outcomes;
+mod queues;
+mod rearrange;
 mod refusals;
 mod share;
 mod support;
+mod unique;

@@ -6,7 +6,9 @@ use futures_util::future::join_all;
 use tidemill::embedded::Broker;
 use tidemill::{Client, ConnectOptions, JobContext, JobError, Queue, Status, Worker};
 
-use crate::support::{Numbered, completion, connect, numbered};
+use crate::support::{
+    Numbered, Seen, completion, connect, eventually, lane_counts, numbered, stream_messages,
+};
 
 #[tokio::test]
 async fn a_server_that_is_too_old_is_named_with_what_is_needed() {
@@ -63,6 +65,53 @@ accounts {
 }
 "#;
 
+/// A worker with all rights but those on some subjects.
+fn worker_without(subjects: &str) -> String {
+    format!(
+        r#"
+accounts {{
+  JOBS {{
+    jetstream: enabled
+    users: [
+      {{ user: admin, password: admin }}
+      {{ user: worker, password: worker, permissions {{
+          publish: {{ allow: ">", deny: [{subjects}] }}, subscribe: ">" }} }}
+    ]
+  }}
+}}
+"#
+    )
+}
+
+/// A queue whose worker lacks rights.
+struct Guarded {
+    broker: Broker,
+    admin: Client,
+    worker: Client,
+    /// The administrator's client of the bare protocol.
+    nats: async_nats::Client,
+}
+
+impl Guarded {
+    async fn start(lacks: &str) -> Self {
+        let broker = Broker::builder()
+            .config(worker_without(lacks))
+            .connect_with(|options| options.user_password("admin", "admin"))
+            .start()
+            .await
+            .expect("a broker");
+        let admin = user(&broker, "admin").await;
+        admin.ensure_queue(&Queue::default()).await.expect("made");
+        let worker = user(&broker, "worker").await;
+        let login = ("admin".to_owned(), "admin".to_owned());
+        let nats = async_nats::ConnectOptions::with_user_and_password(login.0, login.1)
+            .connect(broker.url())
+            .await
+            .expect("connects");
+        Self { broker, admin, worker, nats }
+    }
+}
+
 async fn user(broker: &Broker, name: &str) -> Client {
     let options = ConnectOptions::new(broker.url()).expect("a URL").user_password(name, name);
     Client::connect(options).await.expect("connects")
@@ -70,7 +119,11 @@ async fn user(broker: &Broker, name: &str) -> Client {
 
 #[tokio::test]
 async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once() {
-    let broker = Broker::builder().config(PRODUCER).user("admin", "admin").start().await;
+    let broker = Broker::builder()
+        .config(PRODUCER)
+        .connect_with(|o| o.user_password("admin", "admin"))
+        .start()
+        .await;
     let broker = broker.expect("a broker");
     let admin = user(&broker, "admin").await;
     admin.ensure_queue(&Queue::default()).await.expect("made");
@@ -89,16 +142,54 @@ async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once
 }
 
 #[tokio::test]
-async fn wrong_credentials_and_nobody_there_are_told_apart() {
-    let broker = Broker::builder().config(PRODUCER).user("admin", "admin").start().await;
-    let broker = broker.expect("a broker");
-    let options = ConnectOptions::new(broker.url()).expect("a URL").user_password("admin", "no");
-    let error = Client::connect(options).await.expect_err("refused");
-    assert!(error.is_permission(), "{error:?}");
-    let url = broker.url().to_owned();
-    broker.stop().await.expect("stops");
-    let options = ConnectOptions::new(&url).expect("a URL");
-    let error = Client::connect(options).await.expect_err("nobody there");
-    assert!(error.is_unavailable(), "{error:?}");
-    assert!(error.to_string().contains("127.0.0.1"), "{error}");
+async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
+    let Guarded { broker, admin, worker: client, nats } =
+        Guarded::start(r#""tidemill.results.>""#).await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async move { Ok::<_, JobError>(job.n) }
+    };
+    let worker = Worker::builder(&client).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    let job = admin.enqueue(numbered(7)).await.expect("stored");
+    seen.wait_for(1).await;
+    let early = job.completion_within(Duration::from_secs(1)).await;
+    assert!(early.expect_err("it cannot be recorded").is_timeout());
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "it is still there");
+    // Given the right, the worker that has kept the job records its outcome.
+    broker.reload(worker_without(r#""nothing""#)).await.expect("in force");
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Done, 1));
+    assert_eq!(seen.all(), [7], "run once");
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_cannot_be_written_down_is_not_begun() {
+    let Guarded { broker: _broker, worker: client, nats, .. } =
+        Guarded::start(r#""tidemill.attempts.>""#).await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async { Ok::<_, JobError>(()) }
+    };
+    let worker = Worker::builder(&client).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    // The first may have been begun before, as it says of itself; the second cannot.
+    let subject = "tidemill.jobs.default.normal.numbered";
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Tidemill-Attempts-Used", "0");
+    nats.request_with_headers(subject, headers, r#"{"n":1}"#.into()).await.expect("stored");
+    nats.request(subject, r#"{"n":2}"#.into()).await.expect("stored");
+    seen.wait_for(1).await;
+    eventually("the first is given back", || async {
+        (lane_counts(&nats, "default", "normal").await == (0, 1)).then_some(())
+    })
+    .await;
+    assert_eq!(seen.all(), [2]);
+    running.drain().await;
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "nothing is lost");
 }

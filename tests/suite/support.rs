@@ -4,9 +4,13 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 use tidemill::embedded::Broker;
-use tidemill::{Client, Completion, ConnectOptions, Job, JobHandle, Queue, QueueConfig, Worker};
+use tidemill::{
+    Client, Completion, ConnectOptions, DeadFilter, DeadLetter, Job, JobHandle, Queue, QueueConfig,
+    Worker,
+};
 
 /// How long anything may take that should happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -71,6 +75,12 @@ pub(crate) async fn completion(job: &JobHandle) -> Completion {
     job.completion_within(PATIENCE).await.expect("a completion")
 }
 
+/// The dead letters of the default queue.
+pub(crate) async fn dead(mill: &Mill) -> Vec<DeadLetter> {
+    let letters = mill.client.dead_letters(DeadFilter::queue(Queue::default()));
+    letters.try_collect().await.expect("reads")
+}
+
 /// Asks until the answer is `Some`, or fails the test with what was waited for.
 pub(crate) async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
 where
@@ -84,6 +94,11 @@ where
         assert!(Instant::now() < deadline, "it never came: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Waits for a moment.
+pub(crate) async fn until(moment: Instant) {
+    tokio::time::sleep_until(moment.into()).await;
 }
 
 /// What handlers saw, in order.
@@ -120,7 +135,16 @@ impl<T: Clone> Seen<T> {
 
 /// The broker's figures of a lane: (waiting, handed out and unsettled).
 pub(crate) async fn lane_counts(nats: &async_nats::Client, queue: &str, lane: &str) -> (u64, u64) {
-    let subject = format!("$JS.API.CONSUMER.INFO.TIDEMILL_JOBS_{queue}.{lane}");
+    consumer_counts(nats, &format!("TIDEMILL_JOBS_{queue}"), lane).await
+}
+
+/// The same of any consumer.
+pub(crate) async fn consumer_counts(
+    nats: &async_nats::Client,
+    stream: &str,
+    consumer: &str,
+) -> (u64, u64) {
+    let subject = format!("$JS.API.CONSUMER.INFO.{stream}.{consumer}");
     let answer = nats.request(subject, "".into()).await.expect("an answer");
     let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
     let count = |name: &str| info[name].as_u64().expect("a count");

@@ -2,17 +2,27 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{dead, demo, dev, enqueue, results, setup, work};
+use crate::{dead, demo, dev, enqueue, job, queue, results, setup, work};
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 ok, 1 error, 2 wrong usage, 3 not found, 4 no permission, 5 the awaited job did not
-end well, 6 broker unreachable or unfit, 124 waited too long, 130 interrupted.
+Exit codes:
+    0  ok
+    1  error
+    2  wrong usage
+    3  not found
+    4  no permission
+    5  the job that was waited for did not end well
+    6  the broker cannot be reached, or will not do
+  124  waited too long
+  130  interrupted
 
-Any NATS client can enqueue:  nats pub tidemill.jobs.default.high.send_email '{\"to\":\"a@b\"}'";
+Any NATS client can enqueue:
+  nats pub tidemill.jobs.default.high.send_email '{\"to\":\"a@example.com\"}'";
 
 /// Background jobs on the NATS JetStream you already run.
 #[derive(Debug, Parser)]
@@ -26,6 +36,7 @@ pub(crate) struct Cli {
 
 /// What all commands share.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "General")]
 pub(crate) struct Global {
     /// Print JSON: one document, or one per line where output streams
     #[arg(long, global = true)]
@@ -63,6 +74,10 @@ pub(crate) enum Command {
     Enqueue(enqueue::EnqueueArgs),
     /// Work queues with commands or web hooks as handlers
     Work(work::WorkArgs),
+    /// Look at jobs, and cancel them
+    Job(job::JobArgs),
+    /// Look at queues; pause, empty, remove them
+    Queue(queue::QueueArgs),
     /// Look at completions
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
@@ -75,6 +90,13 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         return Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string());
     }
     humantime::parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Reads a moment such as `2026-12-01T09:00:00+01:00`.
+pub(crate) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
+    DateTime::parse_from_rfc3339(text).map(|moment| moment.to_utc()).map_err(|error| {
+        format!("{error}: use a time with its zone, such as 2026-12-01T09:00:00+01:00")
+    })
 }
 
 #[cfg(test)]
@@ -93,5 +115,12 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert!(duration("-1").is_err() && duration("soon").is_err());
+    }
+
+    #[test]
+    fn moments_have_a_zone() {
+        let nine = moment("2026-12-01T09:00:00+01:00").expect("valid");
+        assert_eq!(nine, moment("2026-12-01T08:00:00Z").expect("valid"));
+        assert!(moment("2026-12-01T09:00:00").expect_err("no zone").contains("with its zone"));
     }
 }

@@ -1,6 +1,5 @@
 //! `tidemill dead`: dead letters, listed, shown, retried, discarded.
 
-use std::io::IsTerminal;
 use std::pin::pin;
 
 use clap::{Args, Subcommand};
@@ -10,7 +9,7 @@ use tidemill::{AttemptRecord, Client, DeadFilter, DeadLetter, JobId, Kind, Queue
 
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
-use crate::output;
+use crate::{ask, output};
 
 /// Look at dead letters: jobs that will not be tried again.
 #[derive(Debug, Args)]
@@ -148,7 +147,7 @@ async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Resu
         let headers: Vec<(&str, &str)> = letter.headers.iter().collect();
         let mut shown = summary(&letter);
         shown["headers"] = json!(headers);
-        shown["payload"] = payload(&letter);
+        shown["payload"] = output::payload(&letter.payload);
         shown["attempts"] = json!(attempts);
         output::json(&shown)?;
         return Ok(Exit::Ok);
@@ -175,14 +174,14 @@ async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Resu
         }
     }
     output::line(&output::bold("  payload"))?;
-    match payload(&letter) {
+    match output::payload(&letter.payload) {
         Value::String(text) => output::line(&text)?,
         document => output::pretty(&document)?,
     }
     Ok(Exit::Ok)
 }
 
-fn describe(attempt: &AttemptRecord) -> String {
+pub(crate) fn describe(attempt: &AttemptRecord) -> String {
     let error = attempt.error.as_ref().map_or(String::new(), |error| {
         let backtrace = error.backtrace.as_deref().unwrap_or_default();
         let backtrace: String =
@@ -191,12 +190,6 @@ fn describe(attempt: &AttemptRecord) -> String {
     });
     let at = attempt.at.to_rfc3339();
     format!("{} {} at {at} by {}{error}", attempt.attempt, attempt.event.as_str(), attempt.worker)
-}
-
-/// The payload as JSON, or as text where it is none.
-fn payload(letter: &DeadLetter) -> Value {
-    serde_json::from_slice(&letter.payload)
-        .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&letter.payload).into_owned()))
 }
 
 #[derive(Clone, Copy)]
@@ -239,7 +232,7 @@ async fn many(
         return Ok(Exit::Ok);
     }
     let count = client.dead_letters(args.filter.filter()).count().await;
-    if !args.dry_run && !args.yes && !confirmed(verb, count)? {
+    if !args.dry_run && !args.yes && !ask::confirmed(verb.infinitive(), count, "dead letters")? {
         output::to_stderr("nothing was done");
         return Ok(Exit::Interrupted);
     }
@@ -270,17 +263,4 @@ async fn one(
     }
     let would = if dry_run { "would be " } else { "" };
     Ok(output::line(&format!("{would}{} {} {}", verb.past(), letter.id, letter.kind))?)
-}
-
-/// Asks a person. Without a terminal there is nobody to ask, and that is an error.
-fn confirmed(verb: Verb, count: usize) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        let message =
-            format!("to {} {count} dead letters without being asked, say --yes", verb.infinitive());
-        return Err(UsageError(message).into());
-    }
-    eprint!("{} {count} dead letters? [y/N] ", verb.infinitive());
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

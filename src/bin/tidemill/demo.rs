@@ -102,11 +102,8 @@ pub(crate) async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Exit>
     }
     let broker = broker.start().await?;
     let client = Client::connect(ConnectOptions::new(broker.url())?.name("tidemill demo")).await?;
-    let demo = show(global, &client, &broker, args.jobs);
-    let ended = tokio::select! {
-        ended = demo => ended,
-        () = signals.told() => Ok(Exit::Interrupted),
-    };
+    let ended = show(global, &client, broker.url(), args.jobs, &mut signals).await;
+    client.close().await?;
     broker.stop().await?;
     ended
 }
@@ -114,8 +111,9 @@ pub(crate) async fn run(global: &Global, args: DemoArgs) -> anyhow::Result<Exit>
 async fn show(
     global: &Global,
     client: &Client,
-    broker: &Broker,
+    url: &str,
     jobs: u64,
+    signals: &mut StopSignals,
 ) -> anyhow::Result<Exit> {
     let (major, minor, patch) = client.server_version();
     let say = |text: &str| {
@@ -123,21 +121,30 @@ async fn show(
             output::to_stderr(text);
         }
     };
-    say(&format!("nats-server {major}.{minor}.{patch} of our own runs at {}", broker.url()));
+    say(&format!("nats-server {major}.{minor}.{patch} of our own runs at {url}"));
     let account = Arc::new(Account::default());
     let started = Instant::now();
-    enqueue(client, &account, jobs).await?;
+    tokio::select! {
+        enqueued = enqueue(client, &account, jobs) => enqueued?,
+        () = signals.told() => return Ok(Exit::Interrupted),
+    }
     let seconds = started.elapsed().as_secs_f64();
     say(&format!("{jobs} jobs of four priorities are in the queue, after {seconds:.2} s"));
     let queue = Queue::new(Piece::QUEUE)?;
-    let following = tokio::spawn(account::follow(client.clone(), queue.clone(), account.clone()));
+    let following = account::follow(client, &queue, &account);
     say(&format!("a worker with {CONCURRENCY} slots takes them weighted-first, 8:4:2:1"));
     let worked = Instant::now();
     let running = work(client, &account).await?;
-    watch(global, &account, jobs).await;
+    let shown = tokio::select! {
+        () = watch(global, &account, jobs) => Ok(None),
+        failed = following => failed.map(|()| None),
+        () = signals.told() => Ok(Some(Exit::Interrupted)),
+    };
     let elapsed = worked.elapsed();
-    following.abort();
     running.drain().await;
+    if let Some(exit) = shown? {
+        return Ok(exit);
+    }
     let verdict = account.check(client, &queue).await?;
     report::tell(global, &account, &verdict, jobs, elapsed)?;
     Ok(if verdict.is_sound() { Exit::Ok } else { Exit::Error })
@@ -183,7 +190,7 @@ async fn work(client: &Client, account: &Arc<Account>) -> anyhow::Result<Running
 async fn watch(global: &Global, account: &Account, jobs: u64) {
     let is_watched = output::is_watched() && !global.quiet;
     let bar = if is_watched { ProgressBar::new(jobs) } else { ProgressBar::hidden() };
-    let template = "{elapsed_precise} {bar:40.cyan/dim} {pos}/{len}  {msg}";
+    let template = "{wide_bar:.cyan/dim} {pos}/{len}  {msg}";
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

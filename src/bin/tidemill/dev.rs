@@ -60,6 +60,7 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> anyhow::Result<Exit> 
     let running = worker.build()?.start().await?;
     welcome(global, &broker)?;
     let ended = until_told(running, &mut signals).await;
+    client.close().await?;
     broker.stop().await?;
     ended
 }

@@ -4,12 +4,13 @@ use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tidemill::{Client, Completion, JobHandle, NewJob, Priority, Status};
 
-use crate::cli::{Global, duration};
+use crate::cli::{Global, duration, moment};
 use crate::exit::{Exit, UsageError};
 use crate::{output, results};
 
@@ -19,6 +20,7 @@ const CHUNK: usize = 1000;
 const AFTER_HELP: &str = "\
 Examples:
   tidemill enqueue default send_email '{\"to\":\"a@example.com\"}' --priority high --wait
+  tidemill enqueue default remind '{\"whom\":\"b@example.com\"}' --in 90m
   tidemill enqueue images resize @job.json --count 100
   generate | tidemill enqueue default import - --lines";
 
@@ -39,12 +41,30 @@ pub(crate) struct EnqueueArgs {
     /// An id of your own
     #[arg(long, conflicts_with_all = ["count", "lines"])]
     id: Option<String>,
+    /// Only one job of this key may be unfinished; with another there, that one is told
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["id", "lines"])]
+    unique: Option<String>,
+    /// The key stays taken that long after its job is done
+    #[arg(long, value_name = "TIME", value_parser = duration, requires = "unique")]
+    unique_for: Option<Duration>,
+    /// Put it in place of one of its key that has not begun
+    #[arg(long, requires = "unique", conflicts_with = "count")]
+    replace: bool,
     /// Retries after the first attempt, in place of the worker's policy
     #[arg(long)]
     max_retries: Option<u32>,
     /// How long one attempt may take, in place of the worker's limit
     #[arg(long, value_parser = duration)]
     timeout: Option<Duration>,
+    /// Run it that much later
+    #[arg(long = "in", value_name = "TIME", value_parser = duration, conflicts_with = "at")]
+    delay: Option<Duration>,
+    /// Run it at this time: 2026-12-01T09:00:00+01:00
+    #[arg(long, value_name = "RFC3339", value_parser = moment)]
+    at: Option<DateTime<Utc>>,
+    /// Do not run it at all if it has not started by this time
+    #[arg(long, value_name = "RFC3339", value_parser = moment)]
+    expires_at: Option<DateTime<Utc>>,
     /// A header of your own; may be given several times
     #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]
     headers: Vec<String>,
@@ -57,6 +77,9 @@ pub(crate) struct EnqueueArgs {
     /// Take each line of the input as the payload of a job of its own (NDJSON)
     #[arg(long, conflicts_with = "count")]
     lines: bool,
+    /// All lines or none, in one batch of at most 1000
+    #[arg(long, requires = "lines")]
+    atomic: bool,
     /// Wait until the job has ended, at most that long if a time is given
     #[arg(long, value_name = "TIME", num_args = 0..=1, value_parser = duration, conflicts_with_all = ["count", "lines"])]
     #[expect(clippy::option_option, reason = "absent, without a time, with one")]
@@ -74,7 +97,11 @@ pub(crate) async fn run(global: &Global, args: EnqueueArgs) -> anyhow::Result<Ex
         let jobs = (0..args.count).map(|_| args.job(payload.clone()));
         return bulk(global, &client, jobs, Some(args.count)).await;
     }
-    let handle = client.enqueue(args.job(payload)?).await?;
+    let job = args.job(payload)?;
+    let handle = match args.replace {
+        true => client.enqueue_replacing(job).await?,
+        false => client.enqueue(job).await?,
+    };
     match args.wait {
         None => {
             tell(global, &handle)?;
@@ -90,11 +117,25 @@ impl EnqueueArgs {
         if let Some(id) = &self.id {
             job = job.id(id);
         }
+        match (&self.unique, self.unique_for) {
+            (Some(key), Some(period)) => job = job.unique_for(key, period),
+            (Some(key), None) => job = job.unique(key),
+            (None, _) => {}
+        }
         if let Some(retries) = self.max_retries {
             job = job.max_retries(retries);
         }
         if let Some(timeout) = self.timeout {
             job = job.timeout(timeout);
+        }
+        if let Some(delay) = self.delay {
+            job = job.delay(delay);
+        }
+        if let Some(time) = self.at {
+            job = job.run_at(time);
+        }
+        if let Some(time) = self.expires_at {
+            job = job.expires_at(time);
         }
         for tag in &self.tags {
             job = job.tag(tag);
@@ -158,7 +199,17 @@ async fn lines(global: &Global, client: &Client, args: &EnqueueArgs) -> anyhow::
             check_json(args, &line, &format!("line {}", index + 1))?;
             args.job(line)
         });
-    bulk(global, client, jobs, None).await
+    if !args.atomic {
+        return bulk(global, client, jobs, None).await;
+    }
+    let jobs: Vec<NewJob> = jobs.collect::<anyhow::Result<_>>()?;
+    let stored = client.enqueue_all(jobs).await?.len();
+    if global.json {
+        output::json(&json!({ "enqueued": stored }))?;
+    } else {
+        output::line(&format!("enqueued {stored} jobs, all together"))?;
+    }
+    Ok(Exit::Ok)
 }
 
 /// Puts many jobs in, a chunk at a time, and says how many.
@@ -228,9 +279,12 @@ fn tell(global: &Global, handle: &JobHandle) -> anyhow::Result<()> {
     if global.json {
         output::json(&json!({
             "id": handle.id(), "run": handle.run(), "queue": handle.queue(),
-            "kind": handle.kind(), "seq": handle.sequence(),
+            "kind": handle.kind(), "seq": handle.sequence(), "duplicate": handle.is_duplicate(),
         }))
     } else {
+        if handle.is_duplicate() {
+            output::to_stderr("its key is taken: this job was there already");
+        }
         Ok(output::line(handle.id().as_str())?)
     }
 }

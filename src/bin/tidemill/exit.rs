@@ -45,9 +45,18 @@ pub(crate) fn report(error: &anyhow::Error, as_json: bool) -> Exit {
         }});
         output::to_stderr(&told.to_string());
     } else {
-        output::error(&format!("{error:#}"));
+        output::error(&in_one_line(error.chain().map(ToString::to_string)));
     }
     exit
+}
+
+/// An error and its causes in one line. Some errors say their cause themselves: not twice.
+fn in_one_line(messages: impl Iterator<Item = String>) -> String {
+    messages.fold(String::new(), |line, message| match line.as_str() {
+        "" => message,
+        said if said.ends_with(&message) => line,
+        said => format!("{said}: {message}"),
+    })
 }
 
 fn classify(error: &anyhow::Error) -> (Exit, &'static str) {
@@ -79,5 +88,18 @@ fn classify(error: &anyhow::Error) -> (Exit, &'static str) {
         (Exit::Error, "unknown_outcome")
     } else {
         (Exit::Error, "error")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn causes_are_told_once() {
+        let line = |messages: &[&str]| in_one_line(messages.iter().map(ToString::to_string));
+        assert_eq!(line(&["cannot", "I/O: refused", "refused"]), "cannot: I/O: refused");
+        assert_eq!(line(&["cannot", "refused"]), "cannot: refused");
+        assert_eq!(line(&["cannot"]), "cannot");
     }
 }

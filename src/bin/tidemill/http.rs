@@ -12,6 +12,7 @@ use reqwest::{Client, StatusCode, redirect};
 use tidemill::{Handler, HandlerResult, JobContext, JobError};
 
 use crate::exec::{Assignment, to_result};
+use crate::exit::UsageError;
 
 /// How long connecting may take; the attempt as a whole is bounded by its timeout.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,8 +38,11 @@ pub(crate) fn client() -> anyhow::Result<Client> {
 
 /// A handler that posts to a URL.
 pub(crate) fn handler(client: &Client, assignment: &Assignment) -> anyhow::Result<Handler> {
-    let url = reqwest::Url::parse(&assignment.target)
-        .with_context(|| format!("{:?} is no URL", assignment.target))?;
+    let target = &assignment.target;
+    let url = reqwest::Url::parse(target)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or_else(|| UsageError(format!("{target:?} is no URL: use http://… or https://…")))?;
     let client = client.clone();
     Ok(Handler::raw(&assignment.kind, move |payload, context| {
         let (client, url) = (client.clone(), url.clone());

@@ -1,5 +1,6 @@
 //! The `tidemill` command line: jobs on NATS without a line of Rust.
 
+mod ask;
 mod cli;
 mod connect;
 mod dead;
@@ -9,8 +10,10 @@ mod enqueue;
 mod exec;
 mod exit;
 mod http;
+mod job;
 mod login;
 mod output;
+mod queue;
 mod results;
 mod setup;
 mod signals;
@@ -59,6 +62,8 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Setup(args) => setup::run(&global, args).await,
         Command::Enqueue(args) => enqueue::run(&global, args).await,
         Command::Work(args) => work::run(&global, args).await,
+        Command::Job(args) => job::run(&global, args).await,
+        Command::Queue(args) => queue::run(&global, args).await,
         Command::Results(args) => results::run(&global, args).await,
         Command::Dead(args) => dead::run(&global, args).await,
     }

@@ -38,9 +38,18 @@ pub(crate) struct SetupArgs {
     /// Completions that are kept
     #[arg(long)]
     max_results: Option<u64>,
+    /// Bytes of completions that are kept
+    #[arg(long, value_name = "BYTES")]
+    max_results_bytes: Option<u64>,
     /// How long dead letters are kept
     #[arg(long, value_parser = duration, default_value = "90d")]
     dead_age: Duration,
+    /// Dead letters that are kept; without room for more, jobs wait to be buried
+    #[arg(long)]
+    max_dead: Option<u64>,
+    /// Bytes of dead letters that are kept
+    #[arg(long, value_name = "BYTES")]
+    max_dead_bytes: Option<u64>,
 }
 
 impl SetupArgs {
@@ -54,6 +63,9 @@ impl SetupArgs {
         config.max_jobs = self.max_jobs.unwrap_or(config.max_jobs);
         config.max_jobs_bytes = self.max_bytes.unwrap_or(config.max_jobs_bytes);
         config.max_results = self.max_results.unwrap_or(config.max_results);
+        config.max_results_bytes = self.max_results_bytes.unwrap_or(config.max_results_bytes);
+        config.max_dead = self.max_dead.unwrap_or(config.max_dead);
+        config.max_dead_bytes = self.max_dead_bytes.unwrap_or(config.max_dead_bytes);
         config
     }
 }

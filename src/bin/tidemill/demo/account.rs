@@ -3,12 +3,18 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tidemill::{
-    Client, Completion, DeadFilter, JobContext, JobId, Priority, Queue, RecordFilter, Since, Status,
+    Client, Completion, DeadFilter, DeadLetter, JobContext, JobId, Priority, Queue, RecordFilter,
+    Since, Status,
 };
+use tokio::time::timeout;
+
+/// How long no further completion is to come before there is none.
+const NO_MORE: Duration = Duration::from_millis(500);
 
 /// What should become of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +37,6 @@ pub(super) struct Account(Mutex<Books>);
 #[derive(Default)]
 struct Books {
     expected: HashMap<JobId, Expected>,
-    ended: HashMap<JobId, Vec<Status>>,
     starts: Vec<Start>,
     tally: Tally,
 }
@@ -105,7 +110,6 @@ impl Account {
             Status::Done => books.tally.done += 1,
             Status::Dead | Status::Cancelled | Status::Expired => books.tally.buried += 1,
         }
-        books.ended.entry(completion.id.clone()).or_default().push(completion.status);
     }
 
     pub(super) fn tally(&self) -> Tally {
@@ -116,17 +120,15 @@ impl Account {
         self.books().starts.clone()
     }
 
-    /// Balances the books against the completions and the dead letters that are on the broker.
+    /// Balances the books against the completions and the dead letters that the broker has now.
     pub(super) async fn check(&self, client: &Client, queue: &Queue) -> anyhow::Result<Verdict> {
-        let mut letters = pin!(client.dead_letters(DeadFilter::queue(queue.clone())));
-        let mut verdict = Verdict::default();
-        while letters.try_next().await?.is_some() {
-            verdict.letters += 1;
-        }
-        let books = self.books();
-        for (id, expected) in &books.expected {
+        let ended = ends(client, queue).await?;
+        let letters: Vec<DeadLetter> =
+            client.dead_letters(DeadFilter::queue(queue.clone())).try_collect().await?;
+        let mut verdict = Verdict { letters: letters.len(), ..Verdict::default() };
+        for (id, expected) in &self.books().expected {
             verdict.letters_expected += usize::from(*expected == Expected::Buried);
-            match (books.ended.get(id).map(Vec::as_slice), expected) {
+            match (ended.get(id).map(Vec::as_slice), expected) {
                 (None | Some([]), _) => verdict.missing += 1,
                 (Some([Status::Done]), Expected::Done)
                 | (Some([Status::Dead]), Expected::Buried) => {}
@@ -138,16 +140,30 @@ impl Account {
     }
 }
 
-/// Books completions as they come.
+/// How often, and how, each job has ended.
+async fn ends(client: &Client, queue: &Queue) -> anyhow::Result<HashMap<JobId, Vec<Status>>> {
+    let mut ended: HashMap<JobId, Vec<Status>> = HashMap::new();
+    let mut completions = pin!(client.completions(all(queue)).await?);
+    while let Ok(next) = timeout(NO_MORE, completions.try_next()).await {
+        let Some(completion) = next? else { break };
+        ended.entry(completion.id).or_default().push(completion.status);
+    }
+    Ok(ended)
+}
+
+/// Counts completions as they come, without end.
 pub(super) async fn follow(
-    client: Client,
-    queue: Queue,
-    account: Arc<Account>,
+    client: &Client,
+    queue: &Queue,
+    account: &Account,
 ) -> tidemill::Result<()> {
-    let all = RecordFilter::queue(queue).since(Since::Start);
-    let mut completions = pin!(client.completions(all).await?);
+    let mut completions = pin!(client.completions(all(queue)).await?);
     while let Some(completion) = completions.try_next().await? {
         account.ended(&completion);
     }
     Ok(())
+}
+
+fn all(queue: &Queue) -> RecordFilter {
+    RecordFilter::queue(queue.clone()).since(Since::Start)
 }

@@ -3,12 +3,17 @@
 //! Configurations are JSON as the broker's API speaks it: what is sent, what comes back and what is
 //! compared are then one and the same, with every option written out.
 
-use std::fmt;
+mod config;
+mod drift;
+
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use crate::error::{Error, Result};
+pub(crate) use self::config::fences_long_enough;
+pub use self::config::{QueueConfig, Storage};
+pub use self::drift::Drift;
+pub(crate) use self::drift::drift;
 use crate::priority::Priority;
 use crate::token::{Namespace, Queue};
 use crate::wire::{PROTOCOL_VERSION, RecordKind};
@@ -21,97 +26,13 @@ pub(crate) const JOB_HEADROOM_BYTES: usize = 64 * 1024;
 /// leave later workers without an answer.
 const MAX_WAITING_PULLS: u32 = 8192;
 
+/// The consumer of timers that are due.
+pub(crate) const DUE: &str = "due";
+
 /// The API level from which a server takes atomic batches (2.12).
 const LEVEL_ATOMIC: u64 = 2;
 /// The API level from which a server takes fast-ingest batches (2.14).
 const LEVEL_FAST_INGEST: u64 = 4;
-
-/// Where the broker keeps a queue.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Storage {
-    /// On disk.
-    #[default]
-    File,
-    /// In memory: gone when the server (or the last of its replicas) ends.
-    Memory,
-}
-
-/// How a queue is set up. The defaults suit one server and a moderate load; each field says what it
-/// limits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QueueConfig {
-    /// Copies of each stream in a cluster: 1, 3 or 5. Default 1.
-    pub replicas: u8,
-    /// File or memory. Default file.
-    pub storage: Storage,
-    /// How long a worker may be silent about a job before the job goes to another. At least 1 s;
-    /// default 30 s.
-    pub ack_wait: Duration,
-    /// Unfinished jobs that the queue holds; more are refused. Default 10 million.
-    pub max_jobs: u64,
-    /// Bytes of unfinished jobs that the queue holds; more are refused. Default 1 GiB.
-    pub max_jobs_bytes: u64,
-    /// How long completions are kept. Default 7 days. Must exceed ten times `ack_wait`: for that
-    /// long a completion is what keeps a second one out.
-    pub results_age: Duration,
-    /// Completions that are kept, the oldest going first. Default 1 million (about 400 MB of the
-    /// broker's memory).
-    pub max_results: u64,
-    /// Bytes of completions that are kept, the oldest going first. Default 512 MiB.
-    pub max_results_bytes: u64,
-    /// How long the ledger of attempts is kept. At least 90 days, the default.
-    pub attempts_age: Duration,
-    /// How long dead letters are kept. Default 90 days.
-    pub dead_age: Duration,
-    /// Dead letters that are kept; while there is no room, jobs wait to be buried. Default 1 million.
-    pub max_dead: u64,
-    /// Bytes of dead letters that are kept. Default 256 MiB.
-    pub max_dead_bytes: u64,
-}
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const MIB: u64 = 1024 * 1024;
-
-impl Default for QueueConfig {
-    fn default() -> Self {
-        Self {
-            replicas: 1,
-            storage: Storage::File,
-            ack_wait: Duration::from_secs(30),
-            max_jobs: 10_000_000,
-            max_jobs_bytes: 1024 * MIB,
-            results_age: 7 * DAY,
-            max_results: 1_000_000,
-            max_results_bytes: 512 * MIB,
-            attempts_age: 90 * DAY,
-            dead_age: 90 * DAY,
-            max_dead: 1_000_000,
-            max_dead_bytes: 256 * MIB,
-        }
-    }
-}
-
-impl QueueConfig {
-    pub(crate) fn check(&self) -> Result<()> {
-        let problem = if !matches!(self.replicas, 1 | 3 | 5) {
-            format!("replicas is {}: use 1, 3 or 5", self.replicas)
-        } else if self.ack_wait < Duration::from_secs(1) {
-            format!("ack_wait is {:?}: use at least 1 s", self.ack_wait)
-        } else if self.results_age < 10 * self.ack_wait {
-            format!(
-                "results_age is {:?}: use at least ten times ack_wait ({:?}), for which time a \
-                 completion keeps a second one out",
-                self.results_age, self.ack_wait
-            )
-        } else if self.attempts_age < 90 * DAY {
-            format!("attempts_age is {:?}: use at least 90 days", self.attempts_age)
-        } else {
-            return Ok(());
-        };
-        Err(Error::invalid(format!("queue configuration: {problem}")))
-    }
-}
 
 /// The names of a queue's streams.
 #[derive(Clone, Debug)]
@@ -120,6 +41,7 @@ pub(crate) struct StreamNames {
     pub(crate) results: String,
     pub(crate) attempts: String,
     pub(crate) dead: String,
+    pub(crate) timers: String,
 }
 
 impl StreamNames {
@@ -130,6 +52,7 @@ impl StreamNames {
             results: format!("{ns}_RESULTS_{queue}"),
             attempts: format!("{ns}_ATTEMPTS_{queue}"),
             dead: format!("{ns}_DEAD_{queue}"),
+            timers: format!("{ns}_TIMERS_{queue}"),
         }
     }
 
@@ -211,6 +134,15 @@ pub(crate) fn streams(
             "max_msgs": config.max_dead, "max_bytes": config.max_dead_bytes, "max_msg_size": -1,
         }),
     );
+    // Limits and ages would drop timers: where there are schedules, a full stream drops the oldest.
+    let timers = with(
+        base(&names.timers, timer_subjects(ns, queue), "timers"),
+        json!({
+            "retention": "workqueue", "discard": "old", "first_seq": first_sequence,
+            "max_age": 0, "max_msgs": -1, "max_bytes": -1, "max_msg_size": -1,
+            "allow_msg_schedules": true, "allow_rollup_hdrs": true,
+        }),
+    );
     let mut jobs = with(
         base(&names.jobs, lane_subjects(ns, queue), "jobs"),
         json!({
@@ -233,9 +165,21 @@ pub(crate) fn streams(
         StreamSpec { name: names.attempts, config: attempts, consumers: Vec::new() },
         StreamSpec { name: names.dead, config: dead, consumers: Vec::new() },
         StreamSpec {
+            name: names.timers,
+            config: timers,
+            consumers: vec![consumer(
+                DUE,
+                format!("{ns}.due.{queue}.>"),
+                "timers that are due",
+                config,
+            )],
+        },
+        StreamSpec {
             name: names.jobs,
             config: jobs,
-            consumers: Priority::ALL.map(|lane| lane_consumer(ns, queue, lane, config)).into(),
+            consumers: Priority::ALL
+                .map(|lane| consumer(lane.as_str(), lane_filter(ns, queue, lane), "a lane", config))
+                .into(),
         },
     ]
 }
@@ -270,17 +214,15 @@ fn base_config(name: &str, subjects: Vec<String>, what: &str, config: &QueueConf
     })
 }
 
-fn lane_consumer(
-    ns: &Namespace,
-    queue: &Queue,
-    lane: Priority,
-    config: &QueueConfig,
-) -> ConsumerSpec {
-    let filter = lane_filter(ns, queue, lane);
+fn timer_subjects(ns: &Namespace, queue: &Queue) -> Vec<String> {
+    ["timers", "due"].map(|kind| format!("{ns}.{kind}.{queue}.>")).into()
+}
+
+fn consumer(name: &'static str, filter: String, what: &str, config: &QueueConfig) -> ConsumerSpec {
     let config = json!({
-        "durable_name": lane.as_str(),
-        "name": lane.as_str(),
-        "description": format!("tidemill: {lane} jobs of queue {queue}"),
+        "durable_name": name,
+        "name": name,
+        "description": format!("tidemill: {what}"),
         "deliver_policy": "all",
         "ack_policy": "explicit",
         "ack_wait": nanos(config.ack_wait),
@@ -295,7 +237,7 @@ fn lane_consumer(
         "mem_storage": matches!(config.storage, Storage::Memory),
         "metadata": metadata(),
     });
-    ConsumerSpec { name: lane.as_str(), filter, config }
+    ConsumerSpec { name, filter, config }
 }
 
 fn metadata() -> Value {
@@ -311,73 +253,6 @@ fn with(mut config: Value, more: Value) -> Value {
         config.extend(more);
     }
     config
-}
-
-/// An option of a stream or consumer that is not as this configuration would have it.
-///
-/// Drift is reported and left alone: somebody may have meant it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Drift {
-    /// The stream, or the stream and the consumer with a `/` between.
-    pub place: String,
-    /// The option's name in the broker's configuration.
-    pub option: String,
-    /// What this configuration would set, as JSON.
-    pub wanted: String,
-    /// What is set, as JSON.
-    pub found: String,
-}
-
-impl fmt::Display for Drift {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { place, option, wanted, found } = self;
-        write!(f, "{place}: {option} is {found}, not {wanted}")
-    }
-}
-
-/// The options in which `found` differs from `wanted`. What we do not set is not compared, nor what
-/// is fixed at birth.
-pub(crate) fn drift(place: &str, wanted: &Value, found: &Value) -> Vec<Drift> {
-    const FIXED_AT_BIRTH: &str = "first_seq";
-    let nothing = Map::new();
-    let wanted = wanted.as_object().unwrap_or(&nothing);
-    let found = found.as_object().unwrap_or(&nothing);
-    wanted
-        .iter()
-        .filter(|(option, _)| *option != FIXED_AT_BIRTH)
-        .filter_map(|(option, wanted)| {
-            let found = found.get(option).unwrap_or(&Value::Null);
-            (!agree(option, wanted, found)).then(|| Drift {
-                place: place.to_owned(),
-                option: option.clone(),
-                wanted: wanted.to_string(),
-                found: found.to_string(),
-            })
-        })
-        .collect()
-}
-
-fn agree(option: &str, wanted: &Value, found: &Value) -> bool {
-    match (wanted, found) {
-        // The server adds keys of its own.
-        (Value::Object(wanted), Value::Object(found)) => {
-            wanted.iter().all(|(key, value)| found.get(key) == Some(value))
-        }
-        // It leaves out what is off, and writes no limit as 0 or -1.
-        (Value::Bool(false), Value::Null) => true,
-        (Value::Number(_), _) if is_limit(option) => limit(wanted) == limit(found),
-        _ => wanted == found,
-    }
-}
-
-fn is_limit(option: &str) -> bool {
-    option.starts_with("max_")
-}
-
-/// A limit as a number, where nothing, 0 and -1 all mean that there is none.
-fn limit(value: &Value) -> Option<i64> {
-    value.as_i64().filter(|limit| *limit > 0)
 }
 
 #[cfg(test)]
@@ -417,31 +292,5 @@ mod tests {
             assert_eq!(jobs.get("allow_atomic").is_some(), atomic, "level {level}");
             assert_eq!(jobs.get("allow_batched").is_some(), batched, "level {level}");
         }
-    }
-
-    #[test]
-    fn drift_names_what_differs_and_only_that() {
-        let wanted = specs(5).pop().expect("jobs come last").config;
-        let mut found = wanted.clone();
-        found["first_seq"] = json!(99);
-        found["metadata"]["_nats.ver"] = json!("2.15.1");
-        found["max_age"] = Value::Null;
-        found.as_object_mut().expect("object").remove("sealed");
-        assert_eq!(drift("S", &wanted, &found), []);
-        found["max_msgs"] = json!(5);
-        found["discard"] = json!("old");
-        let drift = drift("S", &wanted, &found);
-        assert_eq!(drift.len(), 2);
-        assert_eq!(drift[0].to_string(), r#"S: discard is "old", not "new""#);
-        assert_eq!(drift[1].to_string(), "S: max_msgs is 5, not 10000000");
-    }
-
-    #[test]
-    fn settings_that_would_break_a_promise_are_refused() {
-        let short = QueueConfig { results_age: Duration::from_secs(60), ..QueueConfig::default() };
-        assert!(short.check().expect_err("too short").to_string().contains("ten times ack_wait"));
-        let even = QueueConfig { replicas: 2, ..QueueConfig::default() };
-        assert!(even.check().is_err());
-        assert!(QueueConfig::default().check().is_ok());
     }
 }

@@ -1,0 +1,412 @@
+//! `tidemill job`: where a job stands, which there are, and an end to those that are not wanted.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::{Args, Subcommand};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use serde_json::{Value, json};
+use tidemill::{
+    Client, JobEvent, JobFilter, JobId, JobInfo, JobState, Kind, Priority, Queue, Status,
+};
+
+use crate::cli::{Global, duration, moment};
+use crate::exit::{Exit, UsageError};
+use crate::signals::StopSignals;
+use crate::{ask, dead, output, results};
+
+/// Jobs that are cancelled at once.
+const AT_ONCE: usize = 32;
+
+/// Look at jobs, and cancel them.
+#[derive(Debug, Args)]
+pub(crate) struct JobArgs {
+    #[command(subcommand)]
+    command: JobCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum JobCommand {
+    /// Show where a job stands: each of its runs that is unfinished or on record
+    Get(GetArgs),
+    /// List unfinished jobs
+    Ls(LsArgs),
+    /// Cancel jobs: those that wait are gone, those that run are told to stop
+    Cancel(CancelArgs),
+    /// Run a job now that is scheduled or backs off
+    Run(MoveArgs),
+    /// Run a job at another time
+    Reschedule(RescheduleArgs),
+    /// Give a job another priority
+    Priority(PriorityArgs),
+    /// Follow a job until it ends: its progress, its log, its end
+    Watch(GetArgs),
+}
+
+#[derive(Debug, Args)]
+struct GetArgs {
+    /// The job's id
+    id: JobId,
+    /// The queue
+    #[arg(long, default_value = "default")]
+    queue: Queue,
+    /// The job's kind, where several kinds use the same ids
+    #[arg(long)]
+    kind: Option<Kind>,
+}
+
+#[derive(Debug, Args)]
+struct FilterArgs {
+    /// The queue
+    #[arg(long, default_value = "default")]
+    queue: Queue,
+    /// Only this kind
+    #[arg(long)]
+    kind: Option<Kind>,
+    /// Only this lane: critical, high, normal or low
+    #[arg(short, long)]
+    priority: Option<Priority>,
+    /// Only with this tag
+    #[arg(long)]
+    tag: Option<String>,
+    /// Only in this state
+    #[arg(long, value_parser = ["scheduled", "waiting", "running", "backing_off"])]
+    state: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct LsArgs {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Show at most that many
+    #[arg(short = 'n', long, default_value_t = 50)]
+    limit: usize,
+}
+
+#[derive(Debug, Args)]
+struct CancelArgs {
+    /// Jobs' ids; without any, --all is needed
+    ids: Vec<JobId>,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Why; it is kept in the completion
+    #[arg(long, default_value = "cancelled by a person")]
+    reason: String,
+    /// All that the filters leave
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+struct MoveArgs {
+    #[command(flatten)]
+    job: GetArgs,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+struct RescheduleArgs {
+    #[command(flatten)]
+    job: MoveArgs,
+    /// That much later from now
+    #[arg(long = "in", value_name = "TIME", value_parser = duration, required_unless_present = "at")]
+    delay: Option<Duration>,
+    /// At this time: 2026-12-01T09:00:00+01:00
+    #[arg(long, value_name = "RFC3339", value_parser = moment, conflicts_with = "delay")]
+    at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Args)]
+struct PriorityArgs {
+    #[command(flatten)]
+    job: MoveArgs,
+    /// critical, high, normal or low
+    #[arg(value_name = "PRIORITY")]
+    to: Priority,
+}
+
+impl FilterArgs {
+    fn filter(&self) -> JobFilter {
+        let mut filter = JobFilter::queue(self.queue.clone());
+        filter.priority = self.priority;
+        filter.kind.clone_from(&self.kind);
+        filter.tag.clone_from(&self.tag);
+        filter.state.clone_from(&self.state);
+        filter
+    }
+}
+
+pub(crate) async fn run(global: &Global, args: JobArgs) -> anyhow::Result<Exit> {
+    let client = global.client().await?;
+    match args.command {
+        JobCommand::Get(args) => get(global, &client, &args).await,
+        JobCommand::Ls(args) => list(global, &client, &args).await,
+        JobCommand::Cancel(args) => cancel(global, &client, &args).await,
+        JobCommand::Run(args) => change(global, &client, &args, Change::Now).await,
+        JobCommand::Reschedule(args) => {
+            let time = match args.delay {
+                Some(delay) => Utc::now() + TimeDelta::from_std(delay)?,
+                None => args.at.unwrap_or_else(Utc::now),
+            };
+            change(global, &client, &args.job, Change::At(time)).await
+        }
+        JobCommand::Priority(args) => {
+            change(global, &client, &args.job, Change::Priority(args.to)).await
+        }
+        JobCommand::Watch(args) => watch(global, &client, &args).await,
+    }
+}
+
+async fn get(global: &Global, client: &Client, args: &GetArgs) -> anyhow::Result<Exit> {
+    for job in client.job(&args.queue, args.kind.as_ref(), &args.id).await? {
+        if global.json {
+            output::json(&whole(&job))?;
+        } else {
+            show(&job)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn whole(job: &JobInfo) -> Value {
+    let mut shown = summary(job);
+    let headers: Vec<(&str, &str)> = job.headers.iter().collect();
+    shown["headers"] = json!(headers);
+    shown["payload"] = output::payload(&job.payload);
+    shown["attempts"] = json!(job.attempts);
+    shown
+}
+
+fn summary(job: &JobInfo) -> Value {
+    let mut shown = json!({
+        "id": job.id, "run": job.run, "queue": job.queue, "kind": job.kind,
+        "priority": job.priority, "state": job.state.as_str(),
+        "enqueued_at": job.enqueued_at.to_rfc3339(), "tags": job.tags,
+    });
+    match &job.state {
+        JobState::Scheduled(at) | JobState::BackingOff(at) => {
+            shown["until"] = json!(at.to_rfc3339());
+        }
+        JobState::Running(running) => shown["running"] = json!(running),
+        JobState::Ended(completion) => shown["completion"] = json!(completion),
+        _ => {}
+    }
+    shown
+}
+
+fn show(job: &JobInfo) -> anyhow::Result<()> {
+    let line = |name: &str, value: &str| {
+        output::line(&format!("{}  {value}", output::bold(&format!("{name:>9}"))))
+    };
+    line("id", job.id.as_str())?;
+    line("run", job.run.as_str())?;
+    line("kind", job.kind.as_str())?;
+    line("queue", &format!("{} ({})", job.queue, job.priority))?;
+    line("state", &describe(&job.state))?;
+    line("enqueued", &job.enqueued_at.to_rfc3339())?;
+    for (name, value) in job.headers.iter() {
+        line("header", &format!("{name}: {value}"))?;
+    }
+    for attempt in &job.attempts {
+        line("attempt", &dead::describe(attempt))?;
+    }
+    if job.payload.is_empty() {
+        return Ok(());
+    }
+    output::line(&output::bold("  payload"))?;
+    match output::payload(&job.payload) {
+        Value::String(text) => Ok(output::line(&text)?),
+        document => output::pretty(&document),
+    }
+}
+
+/// A state with what belongs to it.
+fn describe(state: &JobState) -> String {
+    let word = state.as_str();
+    match state {
+        JobState::Scheduled(at) | JobState::BackingOff(at) => {
+            format!("{word} until {}", at.format("%Y-%m-%d %H:%M:%SZ"))
+        }
+        JobState::Running(running) => format!(
+            "{word} since {}, attempt {}, by {}",
+            running.started_at.format("%H:%M:%SZ"),
+            running.attempt,
+            running.worker
+        ),
+        JobState::Ended(completion) => match &completion.reason {
+            Some(reason) => format!("{word}, {reason}"),
+            None => word.to_owned(),
+        },
+        _ => word.to_owned(),
+    }
+}
+
+async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result<Exit> {
+    let mut jobs = pin!(client.jobs(args.filter.filter()));
+    let mut table = output::table(&["id", "kind", "priority", "enqueued", "state"]);
+    let mut shown = 0;
+    let mut is_cut = false;
+    while let Some(job) = jobs.try_next().await? {
+        if shown == args.limit {
+            is_cut = true;
+            break;
+        }
+        shown += 1;
+        if global.json {
+            output::json(&summary(&job))?;
+            continue;
+        }
+        table.add_row([
+            job.id.to_string(),
+            job.kind.to_string(),
+            job.priority.to_string(),
+            job.enqueued_at.format("%Y-%m-%d %H:%M:%SZ").to_string(),
+            describe(&job.state),
+        ]);
+    }
+    if !global.json && shown == 0 {
+        output::to_stderr("no unfinished jobs");
+    } else if !global.json {
+        output::line(&table.to_string())?;
+    }
+    if is_cut && !global.json {
+        output::to_stderr(&format!("only the first {shown} are shown; more with --limit"));
+    }
+    Ok(Exit::Ok)
+}
+
+async fn cancel(global: &Global, client: &Client, args: &CancelArgs) -> anyhow::Result<Exit> {
+    if args.ids.is_empty() && !args.all {
+        return Err(UsageError("name the jobs to cancel, or say --all".into()).into());
+    }
+    let FilterArgs { queue, kind, .. } = &args.filter;
+    for id in &args.ids {
+        one(global, client, args, queue, kind.as_ref(), id).await?;
+    }
+    if args.all {
+        let jobs: Vec<JobInfo> = client.jobs(args.filter.filter()).try_collect().await?;
+        if !args.dry_run && !args.yes && !ask::confirmed("cancel", jobs.len(), "jobs")? {
+            output::to_stderr("nothing was done");
+            return Ok(Exit::Interrupted);
+        }
+        let each =
+            jobs.iter().map(|job| one(global, client, args, queue, Some(&job.kind), &job.id));
+        let mut each = stream::iter(each).buffered(AT_ONCE);
+        while each.try_next().await?.is_some() {}
+    }
+    Ok(Exit::Ok)
+}
+
+async fn one(
+    global: &Global,
+    client: &Client,
+    args: &CancelArgs,
+    queue: &Queue,
+    kind: Option<&Kind>,
+    id: &JobId,
+) -> anyhow::Result<()> {
+    if args.dry_run {
+        for job in client.job(queue, kind, id).await? {
+            let word = job.state.as_str();
+            let is_over = matches!(job.state, JobState::Ended(_));
+            if global.json {
+                output::json(&json!({
+                    "id": job.id, "run": job.run, "state": word, "dry_run": true,
+                    "would_cancel": !is_over,
+                }))?;
+            } else if !is_over {
+                output::line(&format!("would be cancelled {} {} ({word})", job.id, job.kind))?;
+            }
+        }
+        return Ok(());
+    }
+    for done in client.cancel(queue, kind, id, &args.reason).await? {
+        if global.json {
+            output::json(&json!({
+                "id": done.id, "run": done.run, "kind": done.kind, "status": done.status,
+            }))?;
+        } else {
+            let status = done.status;
+            output::line(&format!("{status} {} {}", done.id, done.kind))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is to be other than it is.
+#[derive(Clone, Copy)]
+enum Change {
+    Now,
+    At(DateTime<Utc>),
+    Priority(Priority),
+}
+
+async fn change(
+    global: &Global,
+    client: &Client,
+    args: &MoveArgs,
+    change: Change,
+) -> anyhow::Result<Exit> {
+    let GetArgs { id, queue, kind } = &args.job;
+    let kind = kind.as_ref();
+    let moved = match change {
+        _ if args.dry_run => {
+            let jobs = client.job(queue, kind, id).await?;
+            jobs.iter().filter(|job| !matches!(job.state, JobState::Ended(_))).count()
+        }
+        Change::Now => client.run_now(queue, kind, id).await?,
+        Change::At(time) => client.reschedule(queue, kind, id, time).await?,
+        Change::Priority(priority) => client.set_priority(queue, kind, id, priority).await?,
+    };
+    if global.json {
+        let told = json!({ "id": id, "queue": queue, "moved": moved, "dry_run": args.dry_run });
+        output::json(&told)?;
+        return Ok(Exit::Ok);
+    }
+    let to = match change {
+        Change::Now => "to run now".to_owned(),
+        Change::At(time) => format!("to run at {}", time.format("%Y-%m-%d %H:%M:%SZ")),
+        Change::Priority(priority) => format!("to priority {priority}"),
+    };
+    let would = if args.dry_run { "would be " } else { "" };
+    output::line(&format!("{would}moved {id} {to}"))?;
+    Ok(Exit::Ok)
+}
+
+/// Follows the newest run of a job.
+async fn watch(global: &Global, client: &Client, args: &GetArgs) -> anyhow::Result<Exit> {
+    let mut signals = StopSignals::new()?;
+    let job = client.job(&args.queue, args.kind.as_ref(), &args.id).await?.pop();
+    let Some(job) = job else { return Ok(Exit::NotFound) };
+    let mut events = pin!(client.watch(&job).await?);
+    loop {
+        let event = tokio::select! {
+            event = events.try_next() => event?,
+            () = signals.told() => return Ok(Exit::Ok),
+        };
+        match event {
+            Some(JobEvent::Ended(completion)) => {
+                results::tell(global, &completion)?;
+                let is_well = completion.status == Status::Done;
+                return Ok(if is_well { Exit::Ok } else { Exit::JobFailed });
+            }
+            Some(event) if global.json => output::json(&event)?,
+            Some(JobEvent::Progress { progress, message, attempt }) => {
+                let percent = progress * 100.0;
+                output::line(&format!("{percent:>4.0} %  {message} (attempt {attempt})"))?;
+            }
+            Some(JobEvent::Log { message, .. }) => output::line(&format!("        {message}"))?,
+            Some(_) => {}
+            None => return Ok(Exit::Ok),
+        }
+    }
+}

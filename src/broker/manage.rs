@@ -1,0 +1,119 @@
+//! Looking at streams and consumers in figures, and managing them.
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::api::{self, ApiError};
+use super::connection::Connection;
+use crate::error::{Error, ErrorKind, Result};
+use crate::wire::time::Time;
+
+/// A consumer in figures.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ConsumerState {
+    /// Messages that nobody has been given yet.
+    pub(crate) waiting: u64,
+    /// Messages that somebody was given and that are not settled.
+    pub(crate) unsettled: u64,
+    pub(crate) paused_until: Option<Time>,
+    /// The sequence up to which messages were handed out.
+    pub(crate) handed_out: u64,
+}
+
+/// How a consumer stands, by its leader's word.
+pub(crate) async fn consumer_state(
+    conn: &Connection,
+    stream: &str,
+    consumer: &str,
+) -> Result<ConsumerState> {
+    #[derive(Deserialize)]
+    struct Info {
+        num_pending: u64,
+        num_ack_pending: u64,
+        #[serde(default)]
+        paused: bool,
+        config: Config,
+        delivered: Delivered,
+    }
+    #[derive(Deserialize)]
+    struct Delivered {
+        stream_seq: u64,
+    }
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default, with = "crate::wire::time::rfc3339_option")]
+        pause_until: Option<Time>,
+    }
+    let verb = format!("CONSUMER.INFO.{stream}.{consumer}");
+    match api::call::<Info>(conn, &verb, None).await? {
+        Ok(info) => Ok(ConsumerState {
+            waiting: info.num_pending,
+            unsettled: info.num_ack_pending,
+            paused_until: info.config.pause_until.filter(|_| info.paused),
+            handed_out: info.delivered.stream_seq,
+        }),
+        Err(error) => Err(not_set_up(stream, error)),
+    }
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    state: StreamState,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    last_seq: u64,
+    messages: u64,
+    bytes: u64,
+}
+
+impl Connection {
+    /// The sequence of a stream's last message.
+    pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
+        Ok(self.stream_state(stream).await?.last_seq)
+    }
+
+    /// How many messages a stream holds, and how many bytes.
+    pub(crate) async fn stream_size(&self, stream: &str) -> Result<(u64, u64)> {
+        let StreamState { messages, bytes, .. } = self.stream_state(stream).await?;
+        Ok((messages, bytes))
+    }
+
+    async fn stream_state(&self, stream: &str) -> Result<StreamState> {
+        match api::call::<StreamInfo>(self, &format!("STREAM.INFO.{stream}"), None).await? {
+            Ok(info) => Ok(info.state),
+            Err(error) => Err(not_set_up(stream, error)),
+        }
+    }
+
+    /// Deletes all messages of the subjects that `filter` covers; how many there were.
+    pub(crate) async fn purge(&self, stream: &str, filter: &str) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Purged {
+            purged: u64,
+        }
+        let (verb, request) = (format!("STREAM.PURGE.{stream}"), json!({ "filter": filter }));
+        match api::call::<Purged>(self, &verb, Some(&request)).await? {
+            Ok(done) => Ok(done.purged),
+            Err(error) if error.is_not_found() => Err(not_set_up(stream, error)),
+            Err(error) => Err(error.into_error(&format!("purge stream {stream}"))),
+        }
+    }
+
+    /// A call of the JetStream API of which only success matters.
+    pub(crate) async fn command(&self, verb: &str, request: &Value, attempted: &str) -> Result<()> {
+        match api::call::<Value>(self, verb, Some(request)).await? {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into_error(attempted)),
+        }
+    }
+}
+
+fn not_set_up(stream: &str, error: ApiError) -> Error {
+    if error.is_not_found() {
+        let message = format!("there is no stream {stream}: the queue has not been set up");
+        return Error::new(ErrorKind::NotFound, message);
+    }
+    error.into_error(&format!("look at stream {stream}"))
+}

@@ -1,0 +1,62 @@
+//! Replacing a unique job that has not begun: its payload, its time, its priority.
+
+use crate::broker::{Expect, Published};
+use crate::client::{Client, JobHandle, NewJob};
+use crate::error::{Error, ErrorKind, Result};
+use crate::inspect::Found;
+use crate::wire::guard_subject;
+
+/// How often it is tried while others enqueue the same key.
+const TRIES: usize = 20;
+
+impl Client {
+    /// Enqueues a unique job in place of the one of its key that waits or is not yet due, which ends
+    /// as cancelled, with the reason `replaced`. With none there it is a plain enqueue. Of many calls
+    /// in a short time, each with a delay, only the last one's job runs (debouncing).
+    ///
+    /// One that is running is not replaced: it is told as a duplicate, and nothing is stored.
+    ///
+    /// # Errors
+    /// `is_invalid` for a job without a unique key; otherwise those of [`Client::enqueue`].
+    pub async fn enqueue_replacing(&self, job: impl Into<NewJob>) -> Result<JobHandle> {
+        let job = job.into();
+        if !job.is_unique() {
+            return Err(Error::invalid(
+                "a job that is to replace another needs a key: give it one with `unique`",
+            ));
+        }
+        for _ in 0..TRIES {
+            let there = self.enqueue(job.clone()).await?;
+            if !there.is_duplicate() {
+                return Ok(there);
+            }
+            let running = self.running(there.queue()).await?;
+            if running.iter().any(|job| job.run == *there.run()) {
+                return Ok(there);
+            }
+            let found = self.find(there.queue(), Some(there.kind()), there.id()).await?;
+            let Some(old) = found.into_iter().find(|found| found.key.run == *there.run()) else {
+                continue;
+            };
+            if let Some(replaced) = self.put_in_place(&job, &old).await? {
+                return Ok(replaced);
+            }
+        }
+        let message = "others enqueue the same key all the time: try again";
+        Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Stores the new one beside the old, then ends the old; `None` if the old has moved.
+    async fn put_in_place(&self, job: &NewJob, old: &Found) -> Result<Option<JobHandle>> {
+        let new = job.clone().finish()?;
+        let guard = guard_subject(self.namespace(), &new.queue, &new.kind, &new.id);
+        let expect = Expect::LastOf { guard: &guard, sequence: old.sequence };
+        match self.publish(&new, expect).await? {
+            Published::Stored(sequence) => {
+                self.cancel_found(old, "replaced").await?;
+                Ok(Some(self.handle(&new, sequence)))
+            }
+            Published::WrongLast(_) | Published::InFlight => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What a worker is told while it works: that runs are cancelled; and what it is asked.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use super::lease::Stop;
+use crate::broker::{Messages, Told};
+use crate::wire::{CancelRequest, RecordKey, RunningAnswer, Verb, control_filter};
+
+/// Jobs told in one answer; a message has to hold them.
+const MAX_TOLD: usize = 1000;
+
+/// Cancelled runs that are remembered at most, the oldest forgotten first.
+const MAX_REMEMBERED: usize = 100_000;
+
+/// The pause before listening is tried again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs that were cancelled lately: a delivery of theirs may still be on its way.
+#[derive(Debug, Default)]
+pub(super) struct CancelledRuns(Mutex<HashMap<RecordKey, Instant>>);
+
+impl CancelledRuns {
+    fn all(&self) -> MutexGuard<'_, HashMap<RecordKey, Instant>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn remember(&self, key: RecordKey, now: Instant, for_long: Duration) {
+        let mut all = self.all();
+        if all.len() >= MAX_REMEMBERED {
+            all.retain(|_, since| now.saturating_duration_since(*since) < for_long);
+        }
+        if all.len() >= MAX_REMEMBERED
+            && let Some(oldest) =
+                all.iter().min_by_key(|(_, since)| **since).map(|(key, _)| key.clone())
+        {
+            all.remove(&oldest);
+        }
+        all.insert(key, now);
+    }
+
+    /// Whether a run is known to be cancelled.
+    pub(super) fn contains(&self, key: &RecordKey) -> bool {
+        let all = self.all();
+        !all.is_empty() && all.contains_key(key)
+    }
+}
+
+/// Listens for one queue until `end`.
+pub(super) async fn listen(
+    shared: Arc<Shared>,
+    queue: usize,
+    ack_wait: Duration,
+    end: CancellationToken,
+) {
+    let filter = control_filter(&shared.namespace, &shared.queues[queue].name);
+    loop {
+        let heard = async {
+            match shared.conn.subscribe(filter.clone()).await {
+                Ok(messages) => shared.hear(queue, 2 * ack_wait, messages).await,
+                Err(error) => tracing::warn!(%error, "cannot listen to what workers are told"),
+            }
+            sleep(PAUSE).await;
+        };
+        tokio::select! {
+            () = end.cancelled() => return,
+            () = heard => {}
+        }
+    }
+}
+
+impl Shared {
+    async fn hear(&self, queue: usize, remember_for: Duration, mut messages: Messages) {
+        while let Some(message) = messages.next().await {
+            let told = Told::from(message);
+            let answer = match Verb::of_subject(told.subject()) {
+                Some(Verb::Cancel) => self.told_to_cancel(queue, told.payload(), remember_for),
+                Some(Verb::Running) => self.asked_what_runs(queue),
+                None => continue,
+            };
+            if let Err(error) = told.answer(&self.conn, answer).await {
+                tracing::debug!(%error, "an answer was not sent");
+            }
+        }
+    }
+
+    /// Stops the run here, and remembers not to start it.
+    fn told_to_cancel(&self, queue: usize, request: &[u8], remember_for: Duration) -> Bytes {
+        match serde_json::from_slice::<CancelRequest>(request) {
+            Ok(request) => {
+                let key = request.key(self.queues[queue].name.clone());
+                tracing::info!(job = %key.id, run = %key.run, "cancelled");
+                // Remembered first: what starts just now looks before it runs.
+                self.cancelled.remember(key.clone(), Instant::now(), remember_for);
+                self.leases.stop(&key, Stop::Cancelled);
+            }
+            Err(error) => tracing::warn!(%error, "a request to cancel cannot be read"),
+        }
+        Bytes::from_static(b"{}")
+    }
+
+    fn asked_what_runs(&self, queue: usize) -> Bytes {
+        let mut jobs = self.leases.running(queue);
+        let is_cut = jobs.len() > MAX_TOLD;
+        jobs.truncate(MAX_TOLD);
+        let answer = RunningAnswer { jobs, is_cut };
+        serde_json::to_vec(&answer).map_or_else(|_| Bytes::from_static(b"{}"), Bytes::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::{JobId, Kind, Queue, RunId};
+
+    #[test]
+    fn memory_of_cancelled_runs_is_bounded() {
+        let key = |n: usize| RecordKey {
+            queue: Queue::default(),
+            kind: Kind::new("any").expect("valid"),
+            id: JobId::new(n.to_string()).expect("valid"),
+            run: RunId::new("r").expect("valid"),
+        };
+        let (runs, start) = (CancelledRuns::default(), Instant::now());
+        assert!(!runs.contains(&key(0)));
+        for n in 0..=MAX_REMEMBERED {
+            let now = start + Duration::from_millis(n as u64);
+            runs.remember(key(n), now, Duration::from_secs(3600));
+        }
+        assert_eq!(runs.all().len(), MAX_REMEMBERED);
+        assert!(!runs.contains(&key(0)) && runs.contains(&key(MAX_REMEMBERED)));
+        let later = start + Duration::from_secs(7200);
+        runs.remember(key(0), later, Duration::from_secs(60));
+        assert_eq!(runs.all().len(), 1, "the old ones were forgotten");
+    }
+}

@@ -1,0 +1,191 @@
+//! Promoting: timers that are due go back to their lanes. Any worker of the queue does it; there is
+//! no leader.
+//!
+//! A job is published to its lane under the guard that lets a run in once, and the timer is acked
+//! when that is certain. Killed between the two, the next promoter finds the run there, or its
+//! completion, and only acks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use crate::broker::{Delivery, Pulled, Puller};
+use crate::client::Ready;
+use crate::error::Result;
+use crate::topology::DUE;
+use crate::wire::{name, parse_due};
+
+/// Timers asked for at once, and promoted at once.
+const BATCH: usize = 256;
+
+/// Pauses after something went wrong with the broker, doubling, with jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long one promotion may take before the timer goes to another worker.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A timer that could not be promoted is tried again after a second to half a minute.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+const TRY_AGAIN_SPREAD: Duration = Duration::from_secs(29);
+
+/// What is on the timers' subjects and cannot be read is left for a person, and looked at rarely.
+const UNREADABLE: Duration = Duration::from_secs(3600);
+
+/// How long what is under way when fetching stops may take to come in.
+const LAST_ARRIVALS: Duration = Duration::from_secs(2);
+
+struct Promoter {
+    shared: Arc<Shared>,
+    puller: Puller,
+    epochs: watch::Receiver<u64>,
+    at_once: Arc<Semaphore>,
+    pause: Duration,
+}
+
+/// Promotes the timers of a queue until the worker stops fetching.
+pub(super) async fn run(shared: Arc<Shared>, queue: usize) {
+    let stream = shared.queues[queue].streams.timers.clone();
+    let mut pause = FIRST_PAUSE;
+    let puller = loop {
+        match Puller::open(&shared.conn, &stream, DUE).await {
+            Ok(puller) => break puller,
+            Err(error) => tracing::warn!(%error, "timers are not promoted yet"),
+        }
+        tokio::select! {
+            () = shared.stop_fetching.cancelled() => return,
+            () = sleep(pause.mul_f64(0.5 + fastrand::f64())) => {}
+        }
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    };
+    let epochs = shared.conn.epochs();
+    let at_once = Arc::new(Semaphore::new(BATCH));
+    Promoter { shared, puller, epochs, at_once, pause: FIRST_PAUSE }.run().await;
+}
+
+impl Promoter {
+    async fn run(mut self) {
+        let stop = self.shared.stop_fetching.clone();
+        loop {
+            self.ask().await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                changed = self.epochs.changed() => self.reconnected(changed.is_ok()).await,
+                pulled = self.puller.next() => self.take(pulled).await,
+            }
+        }
+        self.finish().await;
+    }
+
+    /// Keeps a pull open.
+    async fn ask(&mut self) {
+        if self.puller.is_open() {
+            return;
+        }
+        if let Err(error) = self.puller.pull(BATCH).await {
+            self.rest(&error.to_string()).await;
+        }
+    }
+
+    async fn reconnected(&mut self, is_alive: bool) {
+        self.puller.forget();
+        if !is_alive {
+            self.shared.stop_fetching.cancelled().await;
+        }
+    }
+
+    async fn take(&mut self, pulled: Pulled) {
+        match pulled {
+            Pulled::Job(delivery) => {
+                self.pause = FIRST_PAUSE;
+                self.promote(delivery).await;
+            }
+            Pulled::Over { .. } => {}
+            Pulled::Broken { why, .. } => self.rest(&why).await,
+            Pulled::Closed => self.shared.stop_fetching.cancelled().await,
+        }
+    }
+
+    async fn rest(&mut self, why: &str) {
+        tracing::info!(why, "promoting timers starts anew");
+        tokio::select! {
+            () = self.shared.stop_fetching.cancelled() => {}
+            () = sleep(self.pause.mul_f64(0.5 + fastrand::f64())) => {}
+        }
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Promotes to the side, so that one that takes long holds no other up.
+    async fn promote(&self, delivery: Delivery) {
+        let Ok(turn) = self.at_once.clone().acquire_owned().await else { return };
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = shared.promote(delivery).await {
+                tracing::debug!(%error, "a timer was not settled; it comes again");
+            }
+            drop(turn);
+        });
+    }
+
+    /// Stops pulling and hands back what the broker has sent until then.
+    async fn finish(mut self) {
+        if let Err(error) = self.puller.close().await {
+            tracing::debug!(%error, "promoting did not stop cleanly");
+        }
+        let hand_back = async {
+            while let Pulled::Job(delivery) = self.puller.next().await {
+                if let Err(error) = delivery.ack.nak(&self.shared.conn, Duration::ZERO).await {
+                    tracing::debug!(%error, "a timer was not handed back");
+                }
+            }
+        };
+        if timeout(LAST_ARRIVALS, hand_back).await.is_err() {
+            tracing::debug!("timers may still have been on their way here");
+        }
+    }
+}
+
+impl Shared {
+    /// Puts a job whose time has come into its lane, then takes the timer away.
+    async fn promote(&self, delivery: Delivery) -> Result<()> {
+        let ack = delivery.ack.clone();
+        let Some(ready) = self.ready(delivery) else {
+            return ack.nak_confirmed(&self.conn, UNREADABLE).await;
+        };
+        let id = ready.id.clone();
+        let problem = match timeout(LIMIT, self.client.store_once(ready)).await {
+            // Acked for certain: a timer that came again after its run had been parked anew would
+            // bring that run back too early.
+            Ok(Ok(job)) if !job.is_duplicate() => return ack.ack_confirmed(&self.conn).await,
+            Ok(Ok(_)) => "another job of its unique key is in the queue".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {LIMIT:?}"),
+        };
+        tracing::warn!(job = %id, problem, "a timer cannot be promoted yet");
+        let delay = TRY_AGAIN + TRY_AGAIN_SPREAD.mul_f64(fastrand::f64());
+        ack.nak_confirmed(&self.conn, delay).await
+    }
+
+    /// The job in a timer; `None` if there is none.
+    fn ready(&self, delivery: Delivery) -> Option<Ready> {
+        let Some((priority, key)) = parse_due(&self.namespace, &delivery.subject) else {
+            tracing::warn!(subject = delivery.subject, "what is due there is no job");
+            return None;
+        };
+        let mut headers = delivery.headers.for_copy();
+        headers.set(name::RUN, key.run.as_str());
+        Some(Ready {
+            queue: key.queue,
+            priority,
+            kind: key.kind,
+            id: key.id,
+            run: key.run,
+            headers,
+            payload: delivery.payload,
+        })
+    }
+}

@@ -1,0 +1,61 @@
+//! Time as the broker has it: its clock, and how long its queues let a worker be silent.
+
+use std::time::Duration;
+
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use super::{QueueState, Shared};
+use crate::broker::{Born, consumer_born, kept_for};
+use crate::error::{Error, ErrorKind, Result};
+use crate::priority::Priority;
+use crate::topology::fences_long_enough;
+
+/// How often the broker's clock is read anew.
+const CLOCK_EVERY: Duration = Duration::from_secs(60);
+
+impl Shared {
+    /// The shortest `ack_wait` of the worker's queues. Warns of a queue that forgets completions too
+    /// soon.
+    pub(super) async fn shortest_ack_wait(&self) -> Result<Duration> {
+        let mut shortest = Duration::MAX;
+        for queue in &self.queues {
+            let ack_wait = self.born(queue).await?.ack_wait;
+            shortest = shortest.min(ack_wait);
+            if let Some(age) = kept_for(&self.conn, &queue.streams.results).await?
+                && !fences_long_enough(age, ack_wait)
+            {
+                let (queue, stream) = (&queue.name, &queue.streams.results);
+                tracing::warn!(
+                    %queue, stream, max_age = ?age, ?ack_wait,
+                    "completions are kept for less than ten times ack_wait: a job may complete \
+                     twice; raise the stream's max_age"
+                );
+            }
+        }
+        Ok(shortest)
+    }
+
+    /// Looks at a consumer of the queue, which also brings the broker's time.
+    async fn born(&self, queue: &QueueState) -> Result<Born> {
+        let (stream, lane) = (&queue.streams.jobs, Priority::Critical.as_str());
+        consumer_born(&self.conn, stream, lane, &self.clock).await?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, format!("consumer {stream}/{lane} is gone"))
+        })
+    }
+}
+
+/// Keeps the worker's clock at the broker's time until `end`.
+pub(super) async fn keep_clock(shared: std::sync::Arc<Shared>, end: CancellationToken) {
+    let mut ticks = interval(CLOCK_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        if let Err(error) = shared.born(&shared.queues[0]).await {
+            tracing::debug!(%error, "the broker's clock was not read");
+        }
+    }
+}

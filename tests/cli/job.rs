@@ -1,0 +1,103 @@
+//! `tidemill job`: looked at, listed, cancelled.
+
+use rustix::process::{Pid, test_kill_process};
+
+use crate::support::{Mill, eventually};
+
+#[tokio::test]
+async fn jobs_are_shown_and_listed_with_their_states() {
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "any", r#"{"n":1}"#, "--id", "a", "--tag", "blue"]);
+    mill.ok(&["enqueue", "default", "any", "--id", "b", "--in", "1h", "--priority", "low"]);
+    let shown = &mill.json(&["job", "get", "a"])[0];
+    assert_eq!((&shown["state"], &shown["payload"]["n"]), (&"waiting".into(), &1.into()));
+    let text = mill.ok(&["job", "get", "b"]);
+    assert!(text.contains("scheduled until 20") && text.contains("default (low)"), "{text}");
+    let ids = |filter: &[&str]| -> Vec<String> {
+        let jobs = mill.json(&[&["job", "ls"], filter].concat());
+        jobs.iter().map(|job| job["id"].as_str().expect("text").to_owned()).collect()
+    };
+    assert_eq!(ids(&["--tag", "blue"]), ["a"]);
+    assert_eq!(ids(&["--priority", "low"]), ["b"]);
+    assert_eq!(ids(&["--state", "scheduled"]), ["b"]);
+    assert_eq!(ids(&["--kind", "other"]), Vec::<String>::new());
+    assert_eq!(ids(&["--limit", "1"]).len(), 1);
+    assert!(mill.ok(&["job", "ls"]).contains("waiting"));
+    let missing = mill.run(&["job", "get", "nobody"]);
+    assert_eq!(missing.code, 3, "{missing:?}");
+    assert!(missing.err.contains("queue default knows no job nobody"), "{missing:?}");
+}
+
+#[tokio::test]
+async fn jobs_are_cancelled_by_id_or_filter_after_a_word() {
+    let mill = Mill::start().await;
+    for id in ["a", "b", "c"] {
+        let kind = if id == "c" { "other" } else { "any" };
+        mill.ok(&["enqueue", "default", kind, "--id", id]);
+    }
+    let would = mill.ok(&["job", "cancel", "a", "--dry-run"]);
+    assert_eq!(would, "would be cancelled a any (waiting)\n");
+    assert_eq!(mill.json(&["job", "ls"]).len(), 3, "nothing was done");
+    assert_eq!(mill.ok(&["job", "cancel", "a", "--reason", "a mistake"]), "cancelled a any\n");
+    let gone = &mill.json(&["results", "get", "a"])[0];
+    assert_eq!((&gone["status"], &gone["reason"]), (&"cancelled".into(), &"a mistake".into()));
+    let unasked = mill.run(&["job", "cancel", "--all"]);
+    assert_eq!(unasked.code, 2, "{unasked:?}");
+    assert!(unasked.err.contains("to cancel 2 jobs without being asked, say --yes"), "{unasked:?}");
+    mill.ok(&["job", "cancel", "--all", "--kind", "any", "--yes"]);
+    assert_eq!(mill.json(&["job", "ls"])[0]["id"], "c");
+    assert_eq!(mill.run(&["job", "cancel", "nobody"]).code, 3);
+    assert_eq!(mill.run(&["job", "cancel"]).code, 2);
+}
+
+#[tokio::test]
+async fn a_command_that_runs_is_told_and_then_killed_with_all_that_it_started() {
+    let mill = Mill::start().await;
+    let notes = tempfile::NamedTempFile::new().expect("a file");
+    let file = notes.path().display();
+    let deaf = format!(
+        "deaf=trap 'echo told >> {file}' TERM; sleep 600 & echo $! >> {file}; \
+                        while true; do wait; done"
+    );
+    let _worker = mill.work(&["--exec", &deaf]);
+    mill.ok(&["enqueue", "default", "deaf", "--id", "d"]);
+    let lines = || std::fs::read_to_string(notes.path()).expect("reads");
+    let child = eventually("it runs", || lines().lines().next().map(str::to_owned));
+    assert_eq!(mill.json(&["job", "get", "d"])[0]["state"], "running");
+    assert_eq!(mill.ok(&["job", "cancel", "d"]), "cancelled d deaf\n");
+    let child = Pid::from_raw(child.parse().expect("an id")).expect("an id");
+    eventually("the end of what it started", || test_kill_process(child).is_err().then_some(()));
+    assert!(lines().contains("told"), "first it was told: {}", lines());
+    assert_eq!(mill.json(&["job", "get", "d"])[0]["state"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_job_is_moved_and_says_where_to() {
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "any", "--id", "a", "--in", "1h"]);
+    let would = mill.ok(&["job", "priority", "a", "high", "--dry-run"]);
+    assert_eq!(would, "would be moved a to priority high\n");
+    assert_eq!(mill.json(&["job", "get", "a"])[0]["priority"], "normal", "nothing was done");
+    assert_eq!(mill.ok(&["job", "priority", "a", "high"]), "moved a to priority high\n");
+    let moved = &mill.json(&["job", "get", "a"])[0];
+    assert_eq!((&moved["priority"], &moved["state"]), (&"high".into(), &"scheduled".into()));
+    let at = ["job", "reschedule", "a", "--at", "2036-12-01T09:00:00+01:00"];
+    assert_eq!(mill.ok(&at), "moved a to run at 2036-12-01 08:00:00Z\n");
+    assert!(mill.ok(&["job", "get", "a"]).contains("scheduled until 2036-12-01 08:00:00Z"));
+    let _worker = mill.work(&["--exec", "any=echo ran"]);
+    assert_eq!(mill.ok(&["job", "run", "a"]), "moved a to run now\n");
+    eventually("its end", || (mill.run(&["results", "get", "a"]).code == 0).then_some(()));
+    assert_eq!(mill.run(&["job", "run", "nobody"]).code, 3);
+    assert_eq!(mill.run(&["job", "reschedule", "a"]).code, 2);
+}
+
+#[tokio::test]
+async fn a_job_is_watched_to_its_end() {
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "any", "--id", "a"]);
+    let mut watch = crate::support::Running::start(mill.command(&["job", "watch", "a"]));
+    let _worker = mill.work(&["--exec", "any=echo fine"]);
+    watch.hears("done");
+    assert_eq!(watch.ended().code(), Some(0));
+    assert!(mill.ok(&["job", "watch", "a"]).starts_with("done"), "over already");
+}

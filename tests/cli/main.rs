@@ -1,0 +1,14 @@
+//! The command line, end to end: the real program, real brokers, handlers in other languages.
+
+mod dead;
+mod demo;
+mod enqueue;
+mod exec;
+mod http;
+mod job;
+mod output;
+mod queue;
+mod results;
+mod setup;
+mod stop;
+mod support;

@@ -1,0 +1,114 @@
+//! All or nothing: atomic batches.
+
+use std::time::Duration;
+
+use tidemill::{
+    Client, ConnectOptions, JobContext, JobError, NewJob, Priority, Queue, QueueConfig, Status,
+};
+
+use crate::support::{
+    Mill, Numbered, completion, eventually, lane_counts, numbered, stream_messages,
+};
+
+const JOBS: &str = "TIDEMILL_JOBS_default";
+
+#[tokio::test]
+async fn a_thousand_go_in_together_over_lanes_delays_and_keys() {
+    let mill = Mill::start().await;
+    let jobs = (0..1000).map(|n| {
+        let job = NewJob::new(&numbered(n)).priority(Priority::ALL[n as usize % 4]);
+        match n % 10 {
+            7 => job.unique(format!("key-{n}")),
+            8 => job.delay(Duration::from_millis(200)),
+            9 => job.id(format!("mine-{n}")),
+            _ => job,
+        }
+    });
+    let handles = mill.client.enqueue_all(jobs).await.expect("all stored");
+    assert_eq!(handles.len(), 1000);
+    let nats = mill.nats().await;
+    assert_eq!(stream_messages(&nats, JOBS).await, 1000);
+    for lane in ["critical", "high", "normal", "low"] {
+        assert_eq!(lane_counts(&nats, "default", lane).await, (250, 0));
+    }
+    assert!(handles.windows(2).all(|pair| pair[1].sequence() == pair[0].sequence() + 1));
+    let handler = |job: Numbered, _: JobContext| async move { Ok::<_, JobError>(job.n) };
+    let worker = mill.worker().concurrency(64).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    for (n, job) in (0u64..).zip(&handles) {
+        let done = completion(job).await;
+        assert_eq!((done.status, done.seq), (Status::Done, job.sequence()));
+        assert_eq!(done.result::<u64>().expect("a number"), Some(n));
+    }
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_taken_key_keeps_all_out_and_is_named() {
+    let mill = Mill::start().await;
+    mill.client.enqueue(NewJob::new(&numbered(0)).unique("taken")).await.expect("stored");
+    let jobs = |key: &'static str| {
+        (0..50).map(move |n| {
+            let job = NewJob::new(&numbered(n));
+            if n == 25 { job.unique(key) } else { job }
+        })
+    };
+    let error = mill.client.enqueue_all(jobs("taken")).await.expect_err("one key is taken");
+    assert!(error.is_duplicate(), "{error}");
+    assert!(error.to_string().contains("key \"taken\" is taken"), "{error}");
+    let nats = mill.nats().await;
+    assert_eq!(stream_messages(&nats, JOBS).await, 1, "none is stored");
+    mill.client.enqueue_all(jobs("free")).await.expect("all stored");
+    assert_eq!(stream_messages(&nats, JOBS).await, 51);
+}
+
+#[tokio::test]
+async fn mistakes_are_named_before_anything_is_sent() {
+    let mill = Mill::start().await;
+    let job = |n| NewJob::new(&numbered(n));
+    let table: [(Vec<NewJob>, &str); 5] = [
+        (vec![job(0).unique("k"), job(1), job(2).unique("k")], "jobs 1 and 3 of the batch"),
+        (vec![job(0).id("a"), job(1).id("a")], "same id or key \"a\""),
+        (vec![job(0), job(1).queue("other")], "a batch is of one queue"),
+        (vec![job(0), NewJob::raw("no kind", "")], "job 2 of the batch: kind"),
+        ((0..1001).map(job).collect(), "use at most 1000"),
+    ];
+    for (jobs, named) in table {
+        let error = mill.client.enqueue_all(jobs).await.expect_err(named);
+        assert!(error.is_invalid() && error.to_string().contains(named), "{error}");
+    }
+    assert_eq!(stream_messages(&mill.nats().await, JOBS).await, 0);
+    assert!(mill.client.enqueue_all(Vec::<NewJob>::new()).await.expect("nothing").is_empty());
+    let fresh = mill.client.enqueue_all([job(0).queue("fresh")]).await.expect("made and stored");
+    assert_eq!(fresh[0].queue(), &Queue::new("fresh").expect("valid"));
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_resolved_by_looking() {
+    let mut config = QueueConfig::default();
+    config.ack_wait = Duration::from_secs(5);
+    let mill = Mill::start().await;
+    let options = ConnectOptions::new(mill.broker.url()).expect("a URL");
+    let options = options.request_timeout(Duration::from_millis(300));
+    let client = Client::connect(options).await.expect("connects").with_queue_config(config);
+    mill.broker.freeze().await.expect("freezes");
+    let batch = tokio::spawn(async move {
+        client.enqueue_all((0..20).map(|n| NewJob::new(&numbered(n)))).await
+    });
+    // Long enough for the answer to be given up, not for the look-ups.
+    crate::support::until(std::time::Instant::now() + Duration::from_secs(1)).await;
+    mill.broker.thaw().await.expect("thaws");
+    let handles = batch.await.expect("runs").expect("known in the end");
+    let nats = mill.nats().await;
+    eventually("twenty jobs", || async {
+        (stream_messages(&nats, JOBS).await == 20).then_some(())
+    })
+    .await;
+    let get = format!("$JS.API.STREAM.MSG.GET.{JOBS}");
+    for job in &handles {
+        let request = format!(r#"{{"seq":{}}}"#, job.sequence());
+        let there = nats.request(get.clone(), request.into()).await.expect("an answer");
+        let there = String::from_utf8_lossy(&there.payload).into_owned();
+        assert!(there.contains(job.id().as_str()), "{there}");
+    }
+}

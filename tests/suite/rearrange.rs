@@ -1,0 +1,164 @@
+//! Run now, another time, another priority.
+
+use std::time::{Duration, Instant};
+
+use chrono::{TimeDelta, Utc};
+use tidemill::{
+    Backoff, Handler, JobContext, JobError, JobHandle, JobState, NewJob, Priority, RetryPolicy,
+    Running, Status,
+};
+
+use crate::support::{
+    Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages,
+};
+
+const TIMERS: &str = "TIDEMILL_TIMERS_default";
+const HOUR: Duration = Duration::from_secs(3600);
+
+async fn noting(mill: &Mill, seen: &Seen<(u64, u32, Priority)>) -> Running {
+    let note = seen.clone();
+    let handler = Handler::new(move |job: Numbered, context: JobContext| {
+        note.push((job.n, context.attempt(), context.priority()));
+        let attempt = context.attempt();
+        async move { if job.n == 0 && attempt == 1 { Err(JobError::failed("once")) } else { Ok(job.n) } }
+    });
+    let policy = RetryPolicy::new(3, Backoff::fixed(Duration::from_secs(30)));
+    let worker = mill.worker().park_over(Duration::from_secs(60)).handler(handler.retry(policy));
+    worker.build().expect("valid").start().await.expect("starts")
+}
+
+async fn state(mill: &Mill, job: &JobHandle) -> JobState {
+    let mut jobs = mill.client.job(job.queue(), None, job.id()).await.expect("known");
+    jobs.pop().expect("one").state
+}
+
+async fn parked(mill: &Mill, n: u64) -> JobHandle {
+    let job = mill.client.enqueue(numbered(n)).delay(HOUR).header("X-Of", "me");
+    let job = job.await.expect("stored");
+    let nats = mill.nats().await;
+    eventually("it is parked", || async {
+        let lane = lane_counts(&nats, "default", "normal").await;
+        (stream_messages(&nats, TIMERS).await == 1 && lane == (0, 0)).then_some(())
+    })
+    .await;
+    job
+}
+
+#[tokio::test]
+async fn a_timer_runs_now_or_at_another_time() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    let nats = mill.nats().await;
+    let job = parked(&mill, 1).await;
+    assert_eq!(mill.client.run_now(job.queue(), None, job.id()).await.expect("moved"), 1);
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Done, 1));
+    assert!(done.enqueued_at <= done.started_at.expect("started"));
+    eventually("nothing is left", || async {
+        (stream_messages(&nats, TIMERS).await == 0).then_some(())
+    })
+    .await;
+
+    let job = parked(&mill, 2).await;
+    let (start, soon) = (Instant::now(), Utc::now() + TimeDelta::seconds(2));
+    mill.client.reschedule(job.queue(), None, job.id(), soon).await.expect("moved");
+    assert!(matches!(state(&mill, &job).await, JobState::Scheduled(_)));
+    assert_eq!(stream_messages(&nats, TIMERS).await, 1, "in the old one's place");
+    assert_eq!(completion(&job).await.status, Status::Done);
+    assert!(start.elapsed() >= Duration::from_millis(1950), "{:?}", start.elapsed());
+    assert_eq!(seen.all(), [(1, 1, Priority::Normal), (2, 1, Priority::Normal)]);
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_timer_and_a_waiting_job_change_their_lane() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    let timed = parked(&mill, 1).await;
+    let set = |job: JobHandle, priority| {
+        let client = mill.client.clone();
+        async move { client.set_priority(job.queue(), None, job.id(), priority).await }
+    };
+    set(timed.clone(), Priority::Critical).await.expect("moved");
+    assert!(matches!(state(&mill, &timed).await, JobState::Scheduled(_)), "it stays later");
+    running.drain().await;
+
+    let waiting = mill.client.enqueue(numbered(2)).priority(Priority::Low).await.expect("stored");
+    set(waiting.clone(), Priority::High).await.expect("moved");
+    let nats = mill.nats().await;
+    assert_eq!(lane_counts(&nats, "default", "low").await, (0, 0));
+    assert_eq!(lane_counts(&nats, "default", "high").await, (1, 0));
+    // One that was published without an id, too.
+    let plain = nats.request("tidemill.jobs.default.low.numbered", r#"{"n":3}"#.into()).await;
+    let plain: serde_json::Value =
+        serde_json::from_slice(&plain.expect("stored").payload).expect("JSON");
+    let plain = tidemill::JobId::new(format!("s-{}", plain["seq"])).expect("an id");
+    mill.client
+        .set_priority(waiting.queue(), None, &plain, Priority::Critical)
+        .await
+        .expect("moved");
+
+    let running = noting(&mill, &seen).await;
+    mill.client.run_now(timed.queue(), None, timed.id()).await.expect("moved");
+    for job in [&waiting, &timed] {
+        assert_eq!(completion(job).await.status, Status::Done);
+    }
+    let mut all = seen.wait_for(3).await;
+    all.sort_unstable();
+    let expected = [(1, 1, Priority::Critical), (2, 1, Priority::High), (3, 1, Priority::Critical)];
+    assert_eq!(all, expected);
+    let ended = mill.client.completions_of(timed.queue(), None, &plain).await.expect("reads");
+    assert_eq!(ended.len(), 1, "under its id from before");
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_job_that_backs_off_runs_now_with_its_next_attempt() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    let job = mill.client.enqueue(numbered(0)).await.expect("stored");
+    eventually("it backs off", || async {
+        matches!(state(&mill, &job).await, JobState::BackingOff(_)).then_some(())
+    })
+    .await;
+    mill.client.run_now(job.queue(), None, job.id()).await.expect("moved");
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Done, 2));
+    assert_eq!(seen.len(), 2);
+    let nats = mill.nats().await;
+    eventually("its source is gone", || async {
+        (stream_messages(&nats, "TIDEMILL_JOBS_default").await == 0).then_some(())
+    })
+    .await;
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn what_runs_or_is_not_there_is_not_moved() {
+    let mill = Mill::start().await;
+    let handler = |_: Numbered, context: JobContext| async move {
+        context.cancellation().cancelled().await;
+        Err::<(), _>(JobError::failed("stopped"))
+    };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let job = mill.client.enqueue(NewJob::new(&numbered(1)).unique("k")).await.expect("stored");
+    eventually("it runs", || async {
+        matches!(state(&mill, &job).await, JobState::Running(_)).then_some(())
+    })
+    .await;
+    let moved = mill.client.set_priority(job.queue(), None, job.id(), Priority::Low).await;
+    let error = moved.expect_err("it runs");
+    assert!(error.is_invalid() && error.to_string().contains("is running on"), "{error}");
+    mill.client.cancel(job.queue(), None, job.id(), "enough").await.expect("cancelled");
+    let gone = mill.client.run_now(job.queue(), None, job.id()).await;
+    assert!(gone.expect_err("it has ended").is_not_found());
+    // A unique job that waits moves with its key.
+    running.drain().await;
+    let job = mill.client.enqueue(NewJob::new(&numbered(1)).unique("k")).await.expect("stored");
+    mill.client.set_priority(job.queue(), None, job.id(), Priority::Low).await.expect("moved");
+    let again = mill.client.enqueue(NewJob::new(&numbered(1)).unique("k")).await.expect("told");
+    assert!(again.is_duplicate() && again.run() == job.run());
+}
