@@ -56,17 +56,22 @@ async fn a_command_that_runs_is_told_and_then_killed_with_all_that_it_started() 
     let notes = tempfile::NamedTempFile::new().expect("a file");
     let file = notes.path().display();
     let deaf = format!(
-        "deaf=trap 'echo told >> {file}' TERM; sleep 600 & echo $! >> {file}; \
-                        while true; do wait; done"
+        "deaf=echo $$ >> {file}; trap 'echo told >> {file}' TERM; sleep 600 & echo $! >> {file}; \
+                        while true; do sleep 1; done"
     );
     let _worker = mill.work(&["--exec", &deaf]);
     mill.ok(&["enqueue", "default", "deaf", "--id", "d"]);
     let lines = || std::fs::read_to_string(notes.path()).expect("reads");
-    let child = eventually("it runs", || lines().lines().next().map(str::to_owned));
+    let started = eventually("it runs", || {
+        let lines = lines();
+        let ids = lines.lines().map(|id| Pid::from_raw(id.parse().expect("an id")).expect("an id"));
+        Some(ids.collect::<Vec<_>>()).filter(|ids| ids.len() == 2)
+    });
     assert_eq!(mill.json(&["job", "get", "d"])[0]["state"], "running");
     assert_eq!(mill.ok(&["job", "cancel", "d"]), "cancelled d deaf\n");
-    let child = Pid::from_raw(child.parse().expect("an id")).expect("an id");
-    eventually("the end of what it started", || test_kill_process(child).is_err().then_some(()));
+    for id in started {
+        eventually("the end of all it started", || test_kill_process(id).is_err().then_some(()));
+    }
     assert!(lines().contains("told"), "first it was told: {}", lines());
     assert_eq!(mill.json(&["job", "get", "d"])[0]["state"], "cancelled");
 }

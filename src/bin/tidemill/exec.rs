@@ -3,6 +3,7 @@
 //! Exit code 0 is done, with standard output as the result; 65 (data error, of sysexits.h) buries;
 //! anything else is a failed attempt with standard error as its error.
 
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::str::FromStr;
 
@@ -69,16 +70,17 @@ async fn run(command: &str, payload: Bytes, context: &JobContext) -> HandlerResu
         .spawn()
         .map_err(|error| JobError::failed(format!("cannot start {command:?}: {error}")))?;
     let mut group = Group::new(child);
-    let finished = tokio::select! {
-        finished = group.finish(payload) => finished,
-        () = context.cancellation().cancelled() => {
-            group.signal(Signal::TERM);
-            // It may still end well; whoever cancelled us drops us if that takes too long.
-            group.child.wait().await.map(|status| Finished {
-                status,
-                output: Vec::new(),
-                error: b"it was told to stop".to_vec(),
-            })
+    let leader = group.id;
+    let finished = {
+        let mut finish = pin!(group.finish(payload));
+        tokio::select! {
+            finished = &mut finish => finished,
+            () = context.cancellation().cancelled() => {
+                signal(leader, Signal::TERM);
+                // It may still end well, and is heard until it does; whoever cancelled us drops us
+                // if that takes too long.
+                finish.await
+            }
         }
     };
     group.is_over = true;
@@ -107,13 +109,6 @@ impl Group {
         Self { child, id, is_over: false }
     }
 
-    fn signal(&self, signal: Signal) {
-        if let Some(id) = self.id {
-            // A group that is gone needs no signal.
-            let _ = kill_process_group(id, signal);
-        }
-    }
-
     /// Gives the command its payload and waits for its end.
     async fn finish(&mut self, payload: Bytes) -> std::io::Result<Finished> {
         let stdin = self.child.stdin.take();
@@ -130,10 +125,17 @@ impl Group {
     }
 }
 
+/// Signals a group. One that is gone needs no signal.
+fn signal(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        let _ = kill_process_group(group, signal);
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         if !self.is_over {
-            self.signal(Signal::KILL);
+            signal(self.id, Signal::KILL);
         }
     }
 }
