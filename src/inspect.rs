@@ -16,9 +16,9 @@ use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::time::{self, Time};
 use crate::wire::{
-    AttemptEvent, AttemptRecord, Completion, Headers, JobHeaders, Reading, RecordKey, RecordKind,
-    RunningAnswer, RunningJob, Verb, control_subject, name, parse_record, parse_timed, read_job,
-    record_subject, timed_filter,
+    AttemptEvent, AttemptRecord, Completion, Firing, Headers, JobHeaders, Reading, RecordKey,
+    RecordKind, RunningAnswer, RunningJob, Verb, control_subject, name, parse_record, parse_timed,
+    read_job, record_subject, timed_filter,
 };
 
 /// How long to wait for one more worker's answer.
@@ -284,7 +284,10 @@ impl Client {
             Some(_) => Place::Timer(at?),
             None => Place::Due,
         };
-        let (priority, key) = timer.or_else(|| parse_timed("due", ns, &subject))?;
+        let (priority, mut key) = timer.or_else(|| parse_timed("due", ns, &subject))?;
+        if let Some(firing) = Firing::read(ns, &headers, sequence, stored.unwrap_or_default()) {
+            key = firing.run;
+        }
         let options = JobHeaders::parse(&headers).unwrap_or_default();
         let (stream, headers) = (self.streams(queue).timers, headers.for_copy());
         Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })

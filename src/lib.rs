@@ -44,9 +44,11 @@
 //! | `control`, `dead` | operators' verbs: cancel, pause, purge; dead letters |
 //! | `inspect` | where jobs stand |
 //! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
+//! | `cron` | what the broker enqueues by itself: added, listed, reconciled, paused |
 //! | `client` | enqueue, await, follow |
 //! | `embedded` | finds, installs, starts, watches and ends a private nats-server |
 //! | `broker` | the one door to NATS: connection, publish, pull, read, provision |
+//! | `schedule` | cron patterns and intervals, and when the broker runs them: pure |
 //! | `topology`, `wire` | streams and consumers; subjects, headers, records: pure |
 //! | `outcome`, `retry`, `priority`, `kind`, `token`, `error` | the domain: pure |
 //!
@@ -82,6 +84,7 @@
 mod broker;
 mod client;
 mod control;
+mod cron;
 mod dead;
 #[cfg(feature = "embedded")]
 pub mod embedded;
@@ -91,6 +94,7 @@ mod kind;
 mod outcome;
 mod priority;
 mod retry;
+mod schedule;
 mod token;
 mod topology;
 mod wire;
@@ -99,6 +103,7 @@ mod worker;
 pub use broker::{ConnectOptions, Provisioned};
 pub use client::{Client, Enqueue, JobEvent, JobHandle, NewJob, RecordFilter, Since};
 pub use control::{Cancellation, LaneInfo, QueueInfo};
+pub use cron::{Cron, CronChange, CronEntry, CronJob, Reconciled};
 pub use dead::{DeadFilter, DeadLetter};
 pub use error::{Error, Result};
 pub use inspect::{JobFilter, JobInfo, JobState};
@@ -106,10 +111,14 @@ pub use kind::Job;
 pub use outcome::{JobError, MAX_SNOOZES};
 pub use priority::{MAX_WEIGHT, Priority, Weights};
 pub use retry::{Backoff, DEFAULT_MAX_RETRIES, RetryPolicy};
-pub use token::{JobId, Kind, MAX_NAMESPACE_BYTES, MAX_TOKEN_BYTES, Namespace, Queue, RunId};
+pub use schedule::Schedule;
+pub use token::{
+    CronName, JobId, Kind, MAX_CRON_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_TOKEN_BYTES, Namespace,
+    Queue, RunId,
+};
 pub use topology::{Drift, QueueConfig, Storage};
 pub use wire::{
-    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, PROTOCOL_VERSION,
+    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Fired, Headers, PROTOCOL_VERSION,
     RunningJob, Status,
 };
 pub use worker::{

@@ -15,21 +15,28 @@ use crate::error::{Error, Result};
 /// The longest token, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 64;
 
+/// The longest name of a cron entry, in bytes: the ids of its jobs are longer.
+pub const MAX_CRON_NAME_BYTES: usize = 40;
+
 /// The longest namespace, in bytes.
 pub const MAX_NAMESPACE_BYTES: usize = 32;
 
 /// Whether `text` can stand as one of our subject tokens.
 pub(crate) fn is_token(text: &str) -> bool {
-    (1..=MAX_TOKEN_BYTES).contains(&text.len())
+    is_token_within(text, MAX_TOKEN_BYTES)
+}
+
+fn is_token_within(text: &str, max: usize) -> bool {
+    (1..=max).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
 }
 
-fn check_token(what: &str, text: &str) -> Result<()> {
-    if is_token(text) {
+fn check_token(what: &str, text: &str, max: usize) -> Result<()> {
+    if is_token_within(text, max) {
         return Ok(());
     }
     Err(Error::invalid(format!(
-        "{what} {text:?} is not a valid token: use 1 to {MAX_TOKEN_BYTES} characters of A-Z a-z 0-9 _ -"
+        "{what} {text:?} is not a valid token: use 1 to {max} characters of A-Z a-z 0-9 _ -"
     )))
 }
 
@@ -40,7 +47,7 @@ const RESERVED_ID_PREFIXES: [&str; 3] = ["s-", "c-", "d-"];
 const KEY_NAMESPACE: uuid::Uuid = uuid::uuid!("069917cd-cbc8-5986-b5e3-28873f14b420");
 
 macro_rules! token {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $max:expr) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -53,7 +60,7 @@ macro_rules! token {
             /// [`Error::is_invalid`], naming the text and the rule.
             pub fn new(text: impl AsRef<str>) -> Result<Self> {
                 let text = text.as_ref();
-                check_token($what, text)?;
+                check_token($what, text, $max)?;
                 Ok(Self(text.into()))
             }
 
@@ -126,22 +133,33 @@ macro_rules! token {
 token!(
     /// A named set of jobs with its own streams and limits.
     Queue,
-    "queue"
+    "queue",
+    MAX_TOKEN_BYTES
 );
 token!(
     /// A job type's stable name.
     Kind,
-    "kind"
+    "kind",
+    MAX_TOKEN_BYTES
 );
 token!(
     /// What a caller knows a job by. An id can come back; each time is a new [`RunId`].
     JobId,
-    "job id"
+    "job id",
+    MAX_TOKEN_BYTES
 );
 token!(
     /// One enqueue of an id. A run cannot come back.
     RunId,
-    "run id"
+    "run id",
+    MAX_TOKEN_BYTES
+);
+
+token!(
+    /// What a cron entry is known by in its queue.
+    CronName,
+    "cron name",
+    MAX_CRON_NAME_BYTES
 );
 
 impl Default for Queue {
@@ -170,6 +188,16 @@ impl JobId {
     /// The stream sequence of a job that was published without an id.
     pub(crate) fn as_sequence(&self) -> Option<u64> {
         self.0.strip_prefix("s-")?.parse().ok()
+    }
+
+    /// The id of all jobs of a cron entry whose runs do not overlap.
+    pub(crate) fn of_cron(name: &CronName) -> Self {
+        Self(format!("c-{name}").into())
+    }
+
+    /// The id of one firing of a cron entry; the number is the firing's own.
+    pub(crate) fn of_firing(name: &CronName, number: u64) -> Self {
+        Self(format!("c-{name}-{number}").into())
     }
 
     /// Checks an id that a caller chose: a token without one of the beginnings that we derive.

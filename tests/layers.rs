@@ -7,8 +7,10 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["token"],
     &["priority", "kind", "retry", "outcome", "wire", "topology"],
+    &["schedule"],
     &["broker"],
     &["embedded", "client"],
+    &["cron"],
     &["inspect", "worker"],
     &["control", "dead"],
 ];

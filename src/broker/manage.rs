@@ -69,6 +69,14 @@ struct StreamState {
 }
 
 impl Connection {
+    /// The level of the server's JetStream API, which grows with what it can do.
+    ///
+    /// # Errors
+    /// `Unsupported` where JetStream is off.
+    pub(crate) async fn api_level(&self) -> Result<u64> {
+        Ok(api::account_info(self).await?.api.level)
+    }
+
     /// The sequence of a stream's last message.
     pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
         Ok(self.stream_state(stream).await?.last_seq)

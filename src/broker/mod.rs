@@ -32,6 +32,6 @@ pub use provision::Provisioned;
 pub(crate) use provision::{Born, consumer_born, ensure, kept_for, queue_names};
 pub(crate) use publish::{BatchMessage, Expect, MAX_BATCH, Published};
 pub(crate) use pull::{Delivery, Pulled, Puller};
-pub(crate) use read::{Start, Stored};
+pub(crate) use read::{Batch, Start, Stored};
 pub(crate) use registry::{Announcement, Registration, announced_kinds};
 pub(crate) use told::Told;

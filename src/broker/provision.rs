@@ -45,10 +45,8 @@ pub(crate) async fn ensure(
     clock: &Clock,
 ) -> Result<Provisioned> {
     config.check()?;
-    let server = ServerTraits {
-        api_level: api::account_info(conn).await?.api.level,
-        max_payload: conn.max_payload(),
-    };
+    let server =
+        ServerTraits { api_level: conn.api_level().await?, max_payload: conn.max_payload() };
     // A stream that is made anew continues above every sequence it may ever have had: an ack or an
     // id from before must not meet a new job.
     let first_sequence = u64::try_from(clock.now().timestamp_micros()).unwrap_or(1);

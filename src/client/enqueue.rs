@@ -146,7 +146,7 @@ impl Client {
         self.conn.store(subject, headers, payload.clone(), expect).await
     }
 
-    pub(super) fn check_size(&self, job: &Ready) -> Result<()> {
+    pub(crate) fn check_size(&self, job: &Ready) -> Result<()> {
         let limit = self.conn.max_payload().saturating_sub(JOB_HEADROOM_BYTES);
         let size = job.payload.len() + job.headers.wire_bytes();
         if size <= limit {

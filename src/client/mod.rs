@@ -28,7 +28,7 @@ pub use watch::JobEvent;
 use crate::broker::{self, Clock, ConnectOptions, Connection, Provisioned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::token::{Namespace, Queue};
-use crate::topology::{QueueConfig, StreamNames};
+use crate::topology::{LEVEL_CRON, QueueConfig, StreamNames};
 
 /// The oldest server that has what we need.
 const OLDEST_SERVER: (u32, u32, u32) = (2, 12, 0);
@@ -218,6 +218,21 @@ impl Client {
     /// `is_unavailable` where not all could be sent; the connection is closed all the same.
     pub async fn close(self) -> Result<()> {
         self.conn.close().await
+    }
+
+    /// Says what is missing where the server cannot put out messages again and again.
+    pub(crate) async fn require_cron(&self) -> Result<()> {
+        if self.conn.api_level().await? >= LEVEL_CRON {
+            return Ok(());
+        }
+        let (major, minor, patch) = self.server_version();
+        Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "cron needs nats-server 2.14 or newer: this one is {major}.{minor}.{patch}; all else \
+                 works with it"
+            ),
+        ))
     }
 
     /// The queue is gone, and to be made again by whoever needs it next.

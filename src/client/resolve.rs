@@ -160,7 +160,7 @@ impl Ready {
         }
     }
 
-    pub(super) fn has_fresh_id(&self) -> bool {
+    pub(crate) fn has_fresh_id(&self) -> bool {
         self.id.as_str() == self.run.as_str()
     }
 

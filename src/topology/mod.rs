@@ -33,6 +33,8 @@ pub(crate) const DUE: &str = "due";
 const LEVEL_ATOMIC: u64 = 2;
 /// The API level from which a server takes fast-ingest batches (2.14).
 const LEVEL_FAST_INGEST: u64 = 4;
+/// The API level from which a server knows recurring schedules (2.14).
+pub(crate) const LEVEL_CRON: u64 = 4;
 
 /// The names of a queue's streams.
 #[derive(Clone, Debug)]
@@ -215,7 +217,7 @@ fn base_config(name: &str, subjects: Vec<String>, what: &str, config: &QueueConf
 }
 
 fn timer_subjects(ns: &Namespace, queue: &Queue) -> Vec<String> {
-    ["timers", "due"].map(|kind| format!("{ns}.{kind}.{queue}.>")).into()
+    ["timers", "due", "cron", "fired"].map(|kind| format!("{ns}.{kind}.{queue}.>")).into()
 }
 
 fn consumer(name: &'static str, filter: String, what: &str, config: &QueueConfig) -> ConsumerSpec {

@@ -16,10 +16,17 @@ pub(crate) mod name {
     pub(crate) const PROTOCOL: &str = "Tidemill-Protocol";
     /// On dead letters only.
     pub(crate) const DEAD: &str = "Tidemill-Dead";
+    /// On cron entries only.
+    pub(crate) const CRON: &str = "Tidemill-Cron";
     pub(crate) const CONTENT_TYPE: &str = "Content-Type";
     /// When the broker is to put a copy of the message elsewhere, and where (ADR-51).
     pub(crate) const SCHEDULE: &str = "Nats-Schedule";
     pub(crate) const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
+    pub(crate) const SCHEDULE_TIME_ZONE: &str = "Nats-Schedule-Time-Zone";
+    /// What the put-out copy's `Nats-Rollup` is to be.
+    pub(crate) const SCHEDULE_ROLLUP: &str = "Nats-Schedule-Rollup";
+    /// `sub`: the message takes the place of those before it on its subject.
+    pub(crate) const ROLLUP: &str = "Nats-Rollup";
     /// Of which timer a message is, and what is to become of that.
     pub(crate) const SCHEDULER: &str = "Nats-Scheduler";
     pub(crate) const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";

@@ -1,6 +1,7 @@
 //! Wire protocol v1: subjects, headers and records. Pure; the contract is in the crate docs.
 
 mod control;
+mod cron;
 mod headers;
 mod job;
 mod message;
@@ -11,6 +12,10 @@ mod timer;
 
 pub use control::RunningJob;
 pub(crate) use control::{CancelRequest, RunningAnswer, Verb, control_filter, control_subject};
+pub use cron::Fired;
+pub(crate) use cron::{
+    CronKey, CronNote, Firing, cron_filter, entry_headers, fired_subject, job_headers,
+};
 pub use headers::Headers;
 pub(crate) use headers::name;
 pub(crate) use headers::{is_brokers, is_ours};

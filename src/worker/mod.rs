@@ -4,6 +4,7 @@
 
 mod admit;
 mod builder;
+mod catch_up;
 mod context;
 mod control;
 mod entry;
@@ -162,6 +163,7 @@ impl Worker {
         }
         for queue in 0..shared.queues.len() {
             fetching.spawn(promote::run(shared.clone(), queue));
+            fetching.spawn(catch_up::run(shared.clone(), queue));
         }
         tracing::info!(worker = announcement.worker, "working");
         Ok(Running::new(running::Parts {

@@ -1,5 +1,5 @@
-//! Promoting: timers that are due go back to their lanes. Any worker of the queue does it; there is
-//! no leader.
+//! Promoting: timers that are due, and what cron entries put out, go to their lanes. Any worker of the
+//! queue does it; there is no leader.
 //!
 //! A job is published to its lane under the guard that lets a run in once, and the timer is acked
 //! when that is certain. Killed between the two, the next promoter finds the run there, or its
@@ -12,11 +12,12 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use crate::broker::{Delivery, Pulled, Puller};
+use crate::broker::{Delivery, Expect, Pulled, Puller};
 use crate::client::Ready;
 use crate::error::Result;
 use crate::topology::DUE;
-use crate::wire::{name, parse_due};
+use crate::wire::time::Time;
+use crate::wire::{Fired, Firing, Headers, RecordKey, fired_subject, name, parse_due};
 
 /// Timers asked for at once, and promoted at once.
 const BATCH: usize = 256;
@@ -149,43 +150,74 @@ impl Promoter {
     }
 }
 
+/// What a timer or a cron entry has put out.
+struct Out {
+    job: Ready,
+    /// Where it is of a cron entry.
+    firing: Option<Firing>,
+    at: Time,
+}
+
 impl Shared {
     /// Puts a job whose time has come into its lane, then takes the timer away.
     async fn promote(&self, delivery: Delivery) -> Result<()> {
         let ack = delivery.ack.clone();
-        let Some(ready) = self.ready(delivery) else {
+        let Some(out) = self.read_out(delivery) else {
             return ack.nak_confirmed(&self.conn, UNREADABLE).await;
         };
-        let id = ready.id.clone();
-        let problem = match timeout(LIMIT, self.client.store_once(ready)).await {
+        let id = out.job.id.clone();
+        let stored = timeout(LIMIT, self.client.store_once(out.job)).await;
+        let problem = match (stored, &out.firing) {
+            (Ok(Ok(job)), Some(firing)) => {
+                match self.note(firing, out.at, job.is_duplicate()).await {
+                    Ok(()) => return ack.ack_confirmed(&self.conn).await,
+                    Err(error) => error.to_string(),
+                }
+            }
             // Acked for certain: a timer that came again after its run had been parked anew would
             // bring that run back too early.
-            Ok(Ok(job)) if !job.is_duplicate() => return ack.ack_confirmed(&self.conn).await,
-            Ok(Ok(_)) => "another job of its unique key is in the queue".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {LIMIT:?}"),
+            (Ok(Ok(job)), None) if !job.is_duplicate() => {
+                return ack.ack_confirmed(&self.conn).await;
+            }
+            (Ok(Ok(_)), None) => "another job of its unique key is in the queue".to_owned(),
+            (Ok(Err(error)), _) => error.to_string(),
+            (Err(_), _) => format!("no answer within {LIMIT:?}"),
         };
         tracing::warn!(job = %id, problem, "a timer cannot be promoted yet");
         let delay = TRY_AGAIN + TRY_AGAIN_SPREAD.mul_f64(fastrand::f64());
         ack.nak_confirmed(&self.conn, delay).await
     }
 
-    /// The job in a timer; `None` if there is none.
-    fn ready(&self, delivery: Delivery) -> Option<Ready> {
-        let Some((priority, key)) = parse_due(&self.namespace, &delivery.subject) else {
-            tracing::warn!(subject = delivery.subject, "what is due there is no job");
+    /// The job in what has come out; `None` if there is none.
+    fn read_out(&self, delivery: Delivery) -> Option<Out> {
+        let Delivery { subject, headers, payload, sequence, stored: at, .. } = delivery;
+        let Some((priority, timer)) = parse_due(&self.namespace, &subject) else {
+            tracing::warn!(subject, "what is due there is no job");
             return None;
         };
-        let mut headers = delivery.headers.for_copy();
-        headers.set(name::RUN, key.run.as_str());
-        Some(Ready {
-            queue: key.queue,
-            priority,
-            kind: key.kind,
-            id: key.id,
-            run: key.run,
-            headers,
-            payload: delivery.payload,
-        })
+        let firing = Firing::read(&self.namespace, &headers, sequence, at);
+        let (key, headers) = match &firing {
+            Some(firing) => (firing.run.clone(), firing.headers.clone()),
+            None => {
+                let mut headers = headers.for_copy();
+                headers.set(name::RUN, timer.run.as_str());
+                (timer, headers)
+            }
+        };
+        let RecordKey { queue, kind, id, run } = key;
+        let job = Ready { queue, priority, kind, id, run, headers, payload };
+        Some(Out { job, firing, at })
+    }
+
+    /// Notes the last firing of a cron entry: for people to see, and for `catch_up`.
+    pub(super) async fn note(&self, firing: &Firing, at: Time, skipped: bool) -> Result<()> {
+        if skipped {
+            tracing::info!(cron = %firing.name, "left out: an earlier job of it is unfinished");
+        }
+        let subject = fired_subject(&self.namespace, &firing.run.queue, Some(&firing.name));
+        let headers: Headers = [(name::ROLLUP, "sub")].into_iter().collect();
+        let fired = Fired::new(firing, at, skipped);
+        let body = serde_json::to_vec(&fired).unwrap_or_default().into();
+        self.conn.store(subject, &headers, body, Expect::Anything).await.map(drop)
     }
 }
