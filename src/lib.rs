@@ -2,7 +2,8 @@
 //! operate. Publish a job to a subject from any language, have it worked by as many workers as you
 //! start, see its completion on a results subject.
 //!
-//! - [`Client`] puts jobs in, waits for completions, follows records, handles dead letters.
+//! - [`Client`] puts jobs in, waits for completions, follows records, handles dead letters, and
+//!   declares what recurs ([`Client::cron`]).
 //! - [`Worker`] works queues: weighted-first over four priorities, with retries, timeouts, leases,
 //!   and a clean stop.
 //! - [`embedded`] brings a private nats-server for trying out and for tests (feature `embedded`).

@@ -1,5 +1,7 @@
 //! Looking at streams and consumers in figures, and managing them.
 
+use std::collections::HashMap;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -88,6 +90,26 @@ impl Connection {
         Ok((messages, bytes))
     }
 
+    /// How many messages a stream holds on the subjects that `filter` covers; for a few subjects, since
+    /// the broker names each.
+    pub(crate) async fn count(&self, stream: &str, filter: &str) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Info {
+            state: State,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            subjects: Option<HashMap<String, u64>>,
+        }
+        let request = json!({ "subjects_filter": filter });
+        let verb = format!("STREAM.INFO.{stream}");
+        match api::call::<Info>(self, &verb, Some(&request)).await? {
+            Ok(info) => Ok(info.state.subjects.unwrap_or_default().values().sum()),
+            Err(error) => Err(not_set_up(stream, error)),
+        }
+    }
+
     async fn stream_state(&self, stream: &str) -> Result<StreamState> {
         match api::call::<StreamInfo>(self, &format!("STREAM.INFO.{stream}"), None).await? {
             Ok(info) => Ok(info.state),
@@ -118,7 +140,7 @@ impl Connection {
     }
 }
 
-fn not_set_up(stream: &str, error: ApiError) -> Error {
+pub(super) fn not_set_up(stream: &str, error: ApiError) -> Error {
     if error.is_not_found() {
         let message = format!("there is no stream {stream}: the queue has not been set up");
         return Error::new(ErrorKind::NotFound, message);

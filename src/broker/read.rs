@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::api::{self, ApiError, code};
 use super::connection::Connection;
+use super::manage::not_set_up;
 use super::publish::from_header_map;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Headers;
@@ -81,7 +82,7 @@ impl Connection {
         match api::call::<Answer>(self, &format!("STREAM.MSG.GET.{stream}"), Some(request)).await? {
             Ok(answer) => answer.message.read(stream).map(Some),
             Err(error) if is_absent(&error) => Ok(None),
-            Err(error) => Err(error.into_error(&format!("read a message of stream {stream}"))),
+            Err(error) => Err(not_set_up(stream, error)),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::priority::Priority;
 use crate::token::Queue;
 use crate::wire::time::{self, Time};
+use crate::wire::{cron_filter, fired_subject};
 
 /// How soon to look again whether a queue is empty.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
@@ -31,6 +32,8 @@ pub struct QueueInfo {
     pub bytes: u64,
     /// Jobs that the broker holds until they are due.
     pub timers: u64,
+    /// Cron entries.
+    pub cron: u64,
     /// Completions that are kept.
     pub results: u64,
     /// Dead letters.
@@ -66,12 +69,16 @@ impl Client {
             lanes.push(LaneInfo { priority, waiting, unsettled, paused_until });
         }
         let (jobs, bytes) = conn.stream_size(&streams.jobs).await?;
+        let (ns, timers) = (self.namespace(), conn.stream_size(&streams.timers).await?.0);
+        let cron = conn.count(&streams.timers, &cron_filter(ns, queue, None)).await?;
+        let fired = conn.count(&streams.timers, &fired_subject(ns, queue, None)).await?;
         Ok(QueueInfo {
             name: queue.clone(),
             lanes,
             jobs,
             bytes,
-            timers: conn.stream_size(&streams.timers).await?.0,
+            timers: timers.saturating_sub(cron + fired),
+            cron,
             results: conn.stream_size(&streams.results).await?.0,
             dead: conn.stream_size(&streams.dead).await?.0,
         })
@@ -127,7 +134,7 @@ impl Client {
     }
 
     /// Deletes all unfinished jobs of a queue, or of one of its lanes, its timers included; how many
-    /// there were. Nothing is recorded of them: to end jobs with a completion, cancel them. What is
+    /// there were. Cron entries stay. Nothing is recorded of them: to end jobs with a completion, cancel them. What is
     /// running goes on to its end.
     ///
     /// # Errors

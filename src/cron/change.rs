@@ -52,6 +52,27 @@ impl Cron<'_> {
         self.put(job.finish(None)?).await
     }
 
+    /// What [`Cron::add`] would do; nothing is written.
+    ///
+    /// # Errors
+    /// As [`Cron::add`].
+    pub async fn plan(&self, job: CronJob) -> Result<CronChange> {
+        let Entry { key, mut note, schedule, job } = job.finish(None)?;
+        self.client.require_cron().await?;
+        self.client.check_size(&job)?;
+        let there = match self.find(&key.queue, &key.name).await {
+            Err(error) if error.is_not_found() => None,
+            found => found?,
+        };
+        note.paused_at = there.as_ref().and_then(|there| there.paused_at);
+        let draft = Draft::new(&key, &note, &schedule, &job);
+        Ok(match there {
+            None => CronChange::Added,
+            Some(there) if draft.is_as(&there) => CronChange::Unchanged,
+            Some(_) => CronChange::Updated,
+        })
+    }
+
     pub(super) async fn put(&self, entry: Entry) -> Result<CronChange> {
         self.client.require_cron().await?;
         self.client.check_size(&entry.job)?;
@@ -60,13 +81,7 @@ impl Cron<'_> {
         for _ in 0..TRIES {
             let there = self.find(&key.queue, &key.name).await?;
             note.paused_at = there.as_ref().and_then(|there| there.paused_at);
-            let draft = Draft {
-                key: &key,
-                note: &note,
-                schedule: &schedule,
-                headers: &job.headers,
-                payload: &job.payload,
-            };
+            let draft = Draft::new(&key, &note, &schedule, &job);
             if there.as_ref().is_some_and(|there| draft.is_as(there)) {
                 return Ok(CronChange::Unchanged);
             }
@@ -194,7 +209,11 @@ impl Cron<'_> {
     }
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
+    fn new(key: &'a CronKey, note: &'a CronNote, schedule: &'a str, job: &'a Ready) -> Self {
+        Self { key, note, schedule, headers: &job.headers, payload: &job.payload }
+    }
+
     /// Whether writing it would change nothing.
     fn is_as(&self, there: &CronEntry) -> bool {
         let sorted = |headers: &Headers| {

@@ -87,6 +87,19 @@ impl Schedule {
         }
     }
 
+    /// The runs after a moment, without end, by the broker's rules for patterns and time zones; an
+    /// interval counts from that moment. See [`CronEntry::upcoming`](crate::CronEntry::upcoming) for an
+    /// entry that is there.
+    #[cfg(feature = "cron")]
+    pub fn upcoming(
+        &self,
+        after: chrono::DateTime<chrono::Utc>,
+    ) -> impl Iterator<Item = chrono::DateTime<chrono::Utc>> + use<> {
+        let schedule = self.clone();
+        let first = schedule.next(after, after);
+        std::iter::successors(first, move |at| schedule.next(*at, *at))
+    }
+
     /// The first run after `after` by the broker's rules; `None` if there is none within five years.
     /// An interval counts from `since`.
     #[cfg(feature = "cron")]

@@ -245,6 +245,17 @@ mod tests {
     }
 
     #[test]
+    fn notes_are_as_the_protocol_says() {
+        let text = crate::wire::protocol_block("json,cron");
+        let note: CronNote = serde_json::from_str(text).expect("a note");
+        assert!(note.skip_overlap && note.zone.as_deref() == Some("Europe/Berlin"));
+        assert_eq!(serde_json::to_string(&note).expect("serializes"), text);
+        let text = crate::wire::protocol_block("json,fired");
+        let fired: Fired = serde_json::from_str(text).expect("a firing");
+        assert_eq!(serde_json::to_string(&fired).expect("serializes"), text);
+    }
+
+    #[test]
     fn a_timer_is_no_firing() {
         let ns = Namespace::default();
         let timer = "tidemill.timers.default.low.report.c-nightly-42._";

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{dead, demo, dev, enqueue, job, queue, results, setup, work};
+use crate::{cron, dead, demo, dev, enqueue, job, queue, results, setup, work};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -76,6 +76,8 @@ pub(crate) enum Command {
     Work(work::WorkArgs),
     /// Look at jobs, and cancel them
     Job(job::JobArgs),
+    /// Jobs that the broker enqueues by itself, again and again
+    Cron(cron::CronArgs),
     /// Look at queues; pause, empty, remove them
     Queue(queue::QueueArgs),
     /// Look at completions

@@ -1,6 +1,6 @@
 //! `tidemill enqueue`: one job, the same job many times, or a job for each line.
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -8,10 +8,11 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use tidemill::{Client, Completion, JobHandle, NewJob, Priority, Status};
+use tidemill::{Client, Completion, JobHandle, NewJob, Status};
 
 use crate::cli::{Global, duration, moment};
 use crate::exit::{Exit, UsageError};
+use crate::options::{self, JobOptions};
 use crate::{output, results};
 
 /// Jobs that are put in at once.
@@ -35,9 +36,8 @@ pub(crate) struct EnqueueArgs {
     /// The payload: JSON, @FILE, or - for standard input
     #[arg(default_value = "{}")]
     payload: String,
-    /// critical, high, normal or low
-    #[arg(short, long, default_value_t = Priority::Normal)]
-    priority: Priority,
+    #[command(flatten)]
+    options: JobOptions,
     /// An id of your own
     #[arg(long, conflicts_with_all = ["count", "lines"])]
     id: Option<String>,
@@ -50,12 +50,6 @@ pub(crate) struct EnqueueArgs {
     /// Put it in place of one of its key that has not begun
     #[arg(long, requires = "unique", conflicts_with = "count")]
     replace: bool,
-    /// Retries after the first attempt, in place of the worker's policy
-    #[arg(long)]
-    max_retries: Option<u32>,
-    /// How long one attempt may take, in place of the worker's limit
-    #[arg(long, value_parser = duration)]
-    timeout: Option<Duration>,
     /// Run it that much later
     #[arg(long = "in", value_name = "TIME", value_parser = duration, conflicts_with = "at")]
     delay: Option<Duration>,
@@ -65,12 +59,6 @@ pub(crate) struct EnqueueArgs {
     /// Do not run it at all if it has not started by this time
     #[arg(long, value_name = "RFC3339", value_parser = moment)]
     expires_at: Option<DateTime<Utc>>,
-    /// A header of your own; may be given several times
-    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE")]
-    headers: Vec<String>,
-    /// A tag; may be given several times
-    #[arg(long = "tag")]
-    tags: Vec<String>,
     /// Enqueue the same payload that many times
     #[arg(long, default_value_t = 1)]
     count: u64,
@@ -91,8 +79,8 @@ pub(crate) async fn run(global: &Global, args: EnqueueArgs) -> anyhow::Result<Ex
     if args.lines {
         return lines(global, &client, &args).await;
     }
-    let payload = read_payload(&args.payload)?;
-    check_json(&args, &payload, "the payload")?;
+    let payload = options::read_payload(&args.payload)?;
+    args.options.check_json(&payload, "the payload")?;
     if args.count != 1 {
         let jobs = (0..args.count).map(|_| args.job(payload.clone()));
         return bulk(global, &client, jobs, Some(args.count)).await;
@@ -104,7 +92,7 @@ pub(crate) async fn run(global: &Global, args: EnqueueArgs) -> anyhow::Result<Ex
     };
     match args.wait {
         None => {
-            tell(global, &handle)?;
+            output::enqueued(global.json, &handle)?;
             Ok(Exit::Ok)
         }
         Some(patience) => wait(global, &handle, patience).await,
@@ -113,7 +101,7 @@ pub(crate) async fn run(global: &Global, args: EnqueueArgs) -> anyhow::Result<Ex
 
 impl EnqueueArgs {
     fn job(&self, payload: Vec<u8>) -> anyhow::Result<NewJob> {
-        let mut job = NewJob::raw(&self.kind, payload).queue(&self.queue).priority(self.priority);
+        let mut job = self.options.job(&self.queue, &self.kind, payload)?;
         if let Some(id) = &self.id {
             job = job.id(id);
         }
@@ -121,12 +109,6 @@ impl EnqueueArgs {
             (Some(key), Some(period)) => job = job.unique_for(key, period),
             (Some(key), None) => job = job.unique(key),
             (None, _) => {}
-        }
-        if let Some(retries) = self.max_retries {
-            job = job.max_retries(retries);
-        }
-        if let Some(timeout) = self.timeout {
-            job = job.timeout(timeout);
         }
         if let Some(delay) = self.delay {
             job = job.delay(delay);
@@ -137,44 +119,8 @@ impl EnqueueArgs {
         if let Some(time) = self.expires_at {
             job = job.expires_at(time);
         }
-        for tag in &self.tags {
-            job = job.tag(tag);
-        }
-        for header in &self.headers {
-            let (name, value) = header.split_once(':').ok_or_else(|| {
-                UsageError(format!("header {header:?} has no colon: use NAME:VALUE"))
-            })?;
-            job = job.header(name.trim(), value.trim());
-        }
         Ok(job)
     }
-
-    fn is_json(&self) -> bool {
-        !self.headers.iter().any(|header| header.to_ascii_lowercase().starts_with("content-type:"))
-    }
-}
-
-fn read_payload(source: &str) -> anyhow::Result<Vec<u8>> {
-    if source == "-" {
-        let mut bytes = Vec::new();
-        std::io::stdin().lock().read_to_end(&mut bytes).context("cannot read standard input")?;
-        return Ok(bytes);
-    }
-    match source.strip_prefix('@') {
-        Some(path) => std::fs::read(path).with_context(|| format!("cannot read {path}")),
-        None => Ok(source.as_bytes().to_vec()),
-    }
-}
-
-fn check_json(args: &EnqueueArgs, payload: &[u8], what: &str) -> Result<(), UsageError> {
-    if !args.is_json() {
-        return Ok(());
-    }
-    serde_json::from_slice::<serde::de::IgnoredAny>(payload).map(drop).map_err(|error| {
-        UsageError(format!(
-            "{what} is not JSON: {error} (for another format say so: -H Content-Type:...)"
-        ))
-    })
 }
 
 async fn lines(global: &Global, client: &Client, args: &EnqueueArgs) -> anyhow::Result<Exit> {
@@ -196,7 +142,7 @@ async fn lines(global: &Global, client: &Client, args: &EnqueueArgs) -> anyhow::
         .filter(|(_, line)| line.as_ref().map_or(true, |line| !line.trim_ascii().is_empty()))
         .map(|(index, line)| {
             let line = line.context("cannot read the input")?;
-            check_json(args, &line, &format!("line {}", index + 1))?;
+            args.options.check_json(&line, &format!("line {}", index + 1))?;
             args.job(line)
         });
     if !args.atomic {
@@ -272,20 +218,6 @@ fn progress(global: &Global, total: Option<u64>) -> ProgressBar {
     match ProgressStyle::with_template(template) {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
-    }
-}
-
-fn tell(global: &Global, handle: &JobHandle) -> anyhow::Result<()> {
-    if global.json {
-        output::json(&json!({
-            "id": handle.id(), "run": handle.run(), "queue": handle.queue(),
-            "kind": handle.kind(), "seq": handle.sequence(), "duplicate": handle.is_duplicate(),
-        }))
-    } else {
-        if handle.is_duplicate() {
-            output::to_stderr("its key is taken: this job was there already");
-        }
-        Ok(output::line(handle.id().as_str())?)
     }
 }
 

@@ -32,6 +32,11 @@ impl From<Exit> for ExitCode {
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
+/// What was asked for is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct NotFound(pub(crate) String);
+
 /// Tells an error on standard error and gives its exit code.
 pub(crate) fn report(error: &anyhow::Error, as_json: bool) -> Exit {
     if output::is_closed_pipe(error) {
@@ -62,6 +67,9 @@ fn in_one_line(messages: impl Iterator<Item = String>) -> String {
 fn classify(error: &anyhow::Error) -> (Exit, &'static str) {
     if error.downcast_ref::<UsageError>().is_some() {
         return (Exit::Usage, "usage");
+    }
+    if error.downcast_ref::<NotFound>().is_some() {
+        return (Exit::NotFound, "not_found");
     }
     let Some(error) = error.downcast_ref::<tidemill::Error>() else {
         return (Exit::Error, "error");

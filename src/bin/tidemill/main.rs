@@ -3,6 +3,7 @@
 mod ask;
 mod cli;
 mod connect;
+mod cron;
 mod dead;
 mod demo;
 mod dev;
@@ -12,6 +13,7 @@ mod exit;
 mod http;
 mod job;
 mod login;
+mod options;
 mod output;
 mod queue;
 mod results;
@@ -63,6 +65,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Enqueue(args) => enqueue::run(&global, args).await,
         Command::Work(args) => work::run(&global, args).await,
         Command::Job(args) => job::run(&global, args).await,
+        Command::Cron(args) => cron::run(&global, args).await,
         Command::Queue(args) => queue::run(&global, args).await,
         Command::Results(args) => results::run(&global, args).await,
         Command::Dead(args) => dead::run(&global, args).await,

@@ -6,6 +6,7 @@ use anstyle::{AnsiColor, Style};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
+use tidemill::JobHandle;
 use tracing_subscriber::EnvFilter;
 
 /// Prints a line of data.
@@ -62,6 +63,20 @@ pub(crate) fn table(header: &[&str]) -> Table {
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header.iter().copied());
     table
+}
+
+/// Tells of a job that was enqueued.
+pub(crate) fn enqueued(as_json: bool, handle: &JobHandle) -> anyhow::Result<()> {
+    if as_json {
+        return json(&serde_json::json!({
+            "id": handle.id(), "run": handle.run(), "queue": handle.queue(),
+            "kind": handle.kind(), "seq": handle.sequence(), "duplicate": handle.is_duplicate(),
+        }));
+    }
+    if handle.is_duplicate() {
+        to_stderr("its key is taken: this job was there already");
+    }
+    Ok(line(handle.id().as_str())?)
 }
 
 /// A payload as JSON, or as text where it is none.

@@ -113,7 +113,8 @@ pub(crate) async fn run(global: &Global, args: QueueArgs) -> anyhow::Result<Exit
 }
 
 async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {
-    let mut table = output::table(&["queue", "unfinished", "timers", "dead", "results", "paused"]);
+    let mut table =
+        output::table(&["queue", "unfinished", "timers", "cron", "dead", "results", "paused"]);
     for name in client.queues().await? {
         let info = client.queue_info(&name).await?;
         if global.json {
@@ -126,6 +127,7 @@ async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {
             name.to_string(),
             info.jobs.to_string(),
             info.timers.to_string(),
+            info.cron.to_string(),
             info.dead.to_string(),
             info.results.to_string(),
             paused.join(", "),
@@ -138,7 +140,7 @@ async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {
         output::to_stderr("no queues; `tidemill setup` makes one");
         return Ok(Exit::Ok);
     }
-    for column in table.column_iter_mut().skip(1).take(4) {
+    for column in table.column_iter_mut().skip(1).take(5) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     output::line(&table.to_string())?;
@@ -161,7 +163,7 @@ fn figures(info: &QueueInfo) -> Value {
         })
         .collect();
     json!({
-        "queue": info.name, "jobs": info.jobs, "bytes": info.bytes, "timers": info.timers,
+        "queue": info.name, "jobs": info.jobs, "bytes": info.bytes, "timers": info.timers, "cron": info.cron,
         "results": info.results, "dead": info.dead, "lanes": lanes,
     })
 }
@@ -190,11 +192,12 @@ async fn info(global: &Global, client: &Client, queue: &Queue) -> anyhow::Result
         column.set_cell_alignment(CellAlignment::Right);
     }
     output::line(&format!(
-        "{}  {} unfinished jobs ({} bytes), {} timers, {} dead letters, {} results\n{table}",
+        "{}  {} unfinished jobs ({} bytes), {} timers, {} cron entries, {} dead letters, {} results\n{table}",
         output::bold(info.name.as_str()),
         info.jobs,
         info.bytes,
         info.timers,
+        info.cron,
         info.dead,
         info.results
     ))?;
@@ -290,7 +293,7 @@ async fn wait_empty(client: &Client, args: &WaitArgs) -> anyhow::Result<Exit> {
 
 async fn remove(global: &Global, client: &Client, args: &RemoveArgs) -> anyhow::Result<Exit> {
     let info = client.queue_info(&args.queue).await?;
-    let held = info.jobs + info.timers + info.results + info.dead;
+    let held = info.jobs + info.timers + info.cron + info.results + info.dead;
     if args.dry_run {
         output::line(&format!("would be deleted: queue {} with {held} messages", args.queue))?;
         return Ok(Exit::Ok);
