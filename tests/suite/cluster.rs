@@ -1,15 +1,16 @@
-//! What replicas that lag behind their leader must not spoil.
+//! What replicas that lag behind their leader, and leaders that are killed, must not spoil.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use tidemill::embedded::Cluster;
 use tidemill::{
-    Backoff, Client, Handler, JobContext, JobError, NewJob, QueueConfig, RetryPolicy, Status,
-    Worker,
+    Backoff, Client, CronJob, Handler, JobContext, JobError, NewJob, QueueConfig, RetryPolicy,
+    Status, Worker,
 };
 
-use crate::support::{Numbered, PATIENCE, Seen, completion, connect, numbered};
+use crate::support::{Numbered, PATIENCE, Seen, completion, connect, eventually, numbered, until};
 
 /// A client at one of the servers; its queues have three replicas.
 async fn client_at(cluster: &Cluster, node: usize) -> Client {
@@ -73,4 +74,74 @@ async fn attempts_that_follow_at_once_are_exact() {
     for running in workers {
         running.drain().await;
     }
+}
+
+/// Which of the servers leads a stream.
+async fn leader_of(cluster: &Cluster, stream: &str) -> usize {
+    let nats = async_nats::connect(cluster.node(0).url()).await.expect("connects");
+    let subject = format!("$JS.API.STREAM.INFO.{stream}");
+    eventually("a leader", || async {
+        let answer = nats.request(subject.clone(), "".into()).await.ok()?;
+        let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        let leader = info["cluster"]["leader"].as_str()?.to_owned();
+        for (index, node) in cluster.nodes().iter().enumerate() {
+            let own = async_nats::connect(node.url()).await.ok()?;
+            if own.server_info().server_name == leader {
+                return Some(index);
+            }
+        }
+        None
+    })
+    .await
+}
+
+#[tokio::test]
+async fn timers_outlive_a_leader_that_is_killed_when_they_are_due() {
+    const JOBS: u64 = 60;
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let mut config = QueueConfig::default();
+    config.replicas = 3;
+    let client = connect(&cluster.url()).await.with_queue_config(config);
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, context: JobContext| {
+        note.push((job.n, context.id().to_string(), context.attempt(), Utc::now()));
+        async { Ok::<_, JobError>(()) }
+    };
+    let worker = Worker::builder(&client).park_over(Duration::from_secs(1)).handle(handler);
+    let running = worker.build().expect("valid").start().await.expect("starts");
+    let due = Utc::now() + TimeDelta::seconds(6);
+    let jobs = (0..JOBS).map(|n| NewJob::new(&numbered(n)).run_at(due));
+    let mut handles = Vec::new();
+    for stored in client.enqueue_many(jobs).await {
+        handles.push(stored.expect("stored"));
+    }
+    let at = due.format("%S %M %H %d %m *").to_string().parse().expect("a pattern");
+    client.cron().add(CronJob::new("once", at, numbered(JOBS))).await.expect("added");
+    let nats = async_nats::connect(cluster.node(0).url()).await.expect("connects");
+    eventually("all are parked", || async {
+        let info = nats.request("$JS.API.STREAM.INFO.TIDEMILL_TIMERS_default", "".into()).await;
+        let info: serde_json::Value = serde_json::from_slice(&info.ok()?.payload).expect("JSON");
+        (info["state"]["messages"] == JOBS + 1).then_some(())
+    })
+    .await;
+    let leader = leader_of(&cluster, "TIDEMILL_TIMERS_default").await;
+    let ahead = (due - Utc::now()).to_std().expect("still ahead");
+    until(Instant::now() + ahead.saturating_sub(Duration::from_millis(50))).await;
+    cluster.kill(leader).await.expect("kills");
+    for job in &handles {
+        assert_eq!(completion(job).await.status, Status::Done);
+    }
+    eventually("what recurs has run", || async {
+        seen.all().iter().any(|(n, ..)| *n == JOBS).then_some(())
+    })
+    .await;
+    let mut numbers: Vec<u64> = seen.all().iter().map(|(n, ..)| *n).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..=JOBS).collect::<Vec<_>>(), "none lost, none twice");
+    for (n, id, attempt, at) in seen.all() {
+        assert!(at >= due - TimeDelta::seconds(1), "{n} ran at {at}, due at {due}");
+        assert_eq!(attempt, 1, "{id}");
+    }
+    running.drain().await;
 }
