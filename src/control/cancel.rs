@@ -1,12 +1,18 @@
 //! Cancelling: an end to jobs that are not wanted, wherever they are.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::stream::{Stream, TryStreamExt};
 
 use crate::client::{Client, Fence, fence};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inspect::Found;
+use crate::inspect::{Found, JobFilter};
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::{CancelRequest, Completion, RecordKey, Status, Verb, control_subject};
+
+/// Jobs that are cancelled at once.
+const AT_ONCE: usize = 32;
 
 /// What cancelling a run came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +61,25 @@ impl Client {
                 Err(Error::new(ErrorKind::NotFound, message))
             }
         }
+    }
+
+    /// Cancels all unfinished jobs that a filter leaves, dozens at once, and tells of each; in bounded
+    /// memory, however many there are. Dropping the stream stops it.
+    ///
+    /// # Errors
+    /// The stream yields those of [`Client::jobs`] and [`Client::cancel`], and ends with the first.
+    pub fn cancel_all(
+        &self,
+        filter: JobFilter,
+        reason: &str,
+    ) -> impl Stream<Item = Result<Cancellation>> + Send + use<> {
+        let (client, reason) = (self.clone(), Arc::<str>::from(reason));
+        self.stands(filter)
+            .map_ok(move |stand| {
+                let (client, reason) = (client.clone(), reason.clone());
+                async move { client.cancel_found(&stand.found, &reason).await }
+            })
+            .try_buffered(AT_ONCE)
     }
 
     /// Completion first, then the message, then the workers: killed in between, repeating it goes on

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use tidemill::{
-    Backoff, Handler, JobContext, JobError, JobFilter, JobHandle, JobState, NewJob, Priority,
-    Queue, RetryPolicy, Status,
+    Backoff, Cancellation, Handler, JobContext, JobError, JobFilter, JobHandle, JobInfo, JobState,
+    NewJob, Priority, Queue, RetryPolicy, Status,
 };
 
 use crate::support::{
@@ -200,4 +200,30 @@ async fn no_job_is_both_cancelled_and_done() {
     })
     .await;
     running.drain().await;
+}
+
+#[tokio::test]
+async fn what_a_filter_leaves_is_cancelled_however_many() {
+    let mill = Mill::start().await;
+    let jobs = (0..700).map(|n| {
+        let tag = if n % 7 == 0 { "keep" } else { "drop" };
+        let job = NewJob::new(&numbered(n)).tag(tag).priority(Priority::ALL[n as usize % 4]);
+        if n % 3 == 0 { job.delay(Duration::from_secs(3600)) } else { job }
+    });
+    for stored in mill.client.enqueue_many(jobs).await {
+        stored.expect("stored");
+    }
+    let mut filter = JobFilter::queue(Queue::default());
+    filter.tag = Some("drop".to_owned());
+    let cancelled = mill.client.cancel_all(filter.clone(), "not wanted");
+    let cancelled: Vec<Cancellation> = cancelled.try_collect().await.expect("cancels");
+    assert_eq!(cancelled.len(), 600);
+    assert!(cancelled.iter().all(|done| done.status == Status::Cancelled));
+    let left: Vec<JobInfo> =
+        mill.client.jobs(JobFilter::queue(Queue::default())).try_collect().await.expect("lists");
+    assert_eq!(left.len(), 100);
+    assert!(left.iter().all(|job| job.tags == ["keep"]));
+    let again: Vec<Cancellation> =
+        mill.client.cancel_all(filter, "again").try_collect().await.expect("nothing to do");
+    assert!(again.is_empty());
 }

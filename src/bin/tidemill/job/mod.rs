@@ -1,23 +1,21 @@
 //! `tidemill job`: where a job stands, which there are, and an end to those that are not wanted.
 
-use std::pin::pin;
-use std::time::Duration;
+mod cancel;
+mod change;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::pin::pin;
+
 use clap::{Args, Subcommand};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 use tidemill::{
     Client, JobEvent, JobFilter, JobId, JobInfo, JobState, Kind, Priority, Queue, Status,
 };
 
-use crate::cli::{Global, duration, moment};
-use crate::exit::{Exit, UsageError};
+use crate::cli::Global;
+use crate::exit::Exit;
 use crate::signals::StopSignals;
-use crate::{ask, dead, output, results};
-
-/// Jobs that are cancelled at once.
-const AT_ONCE: usize = 32;
+use crate::{dead, output, results};
 
 /// Look at jobs, and cancel them.
 #[derive(Debug, Args)]
@@ -33,13 +31,13 @@ enum JobCommand {
     /// List unfinished jobs
     Ls(LsArgs),
     /// Cancel jobs: those that wait are gone, those that run are told to stop
-    Cancel(CancelArgs),
+    Cancel(cancel::CancelArgs),
     /// Run a job now that is scheduled or backs off
-    Run(MoveArgs),
+    Run(change::MoveArgs),
     /// Run a job at another time
-    Reschedule(RescheduleArgs),
+    Reschedule(change::RescheduleArgs),
     /// Give a job another priority
-    Priority(PriorityArgs),
+    Priority(change::PriorityArgs),
     /// Follow a job until it ends: its progress, its log, its end
     Watch(GetArgs),
 }
@@ -84,56 +82,6 @@ struct LsArgs {
     limit: usize,
 }
 
-#[derive(Debug, Args)]
-struct CancelArgs {
-    /// Jobs' ids; without any, --all is needed
-    ids: Vec<JobId>,
-    #[command(flatten)]
-    filter: FilterArgs,
-    /// Why; it is kept in the completion
-    #[arg(long, default_value = "cancelled by a person")]
-    reason: String,
-    /// All that the filters leave
-    #[arg(long, conflicts_with = "ids")]
-    all: bool,
-    /// Do not ask
-    #[arg(short, long)]
-    yes: bool,
-    /// Only tell what would be done
-    #[arg(long)]
-    dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-struct MoveArgs {
-    #[command(flatten)]
-    job: GetArgs,
-    /// Only tell what would be done
-    #[arg(long)]
-    dry_run: bool,
-}
-
-#[derive(Debug, Args)]
-struct RescheduleArgs {
-    #[command(flatten)]
-    job: MoveArgs,
-    /// That much later from now
-    #[arg(long = "in", value_name = "TIME", value_parser = duration, required_unless_present = "at")]
-    delay: Option<Duration>,
-    /// At this time: 2026-12-01T09:00:00+01:00
-    #[arg(long, value_name = "RFC3339", value_parser = moment, conflicts_with = "delay")]
-    at: Option<DateTime<Utc>>,
-}
-
-#[derive(Debug, Args)]
-struct PriorityArgs {
-    #[command(flatten)]
-    job: MoveArgs,
-    /// critical, high, normal or low
-    #[arg(value_name = "PRIORITY")]
-    to: Priority,
-}
-
 impl FilterArgs {
     fn filter(&self) -> JobFilter {
         let mut filter = JobFilter::queue(self.queue.clone());
@@ -150,18 +98,10 @@ pub(crate) async fn run(global: &Global, args: JobArgs) -> anyhow::Result<Exit> 
     match args.command {
         JobCommand::Get(args) => get(global, &client, &args).await,
         JobCommand::Ls(args) => list(global, &client, &args).await,
-        JobCommand::Cancel(args) => cancel(global, &client, &args).await,
-        JobCommand::Run(args) => change(global, &client, &args, Change::Now).await,
-        JobCommand::Reschedule(args) => {
-            let time = match args.delay {
-                Some(delay) => Utc::now() + TimeDelta::from_std(delay)?,
-                None => args.at.unwrap_or_else(Utc::now),
-            };
-            change(global, &client, &args.job, Change::At(time)).await
-        }
-        JobCommand::Priority(args) => {
-            change(global, &client, &args.job, Change::Priority(args.to)).await
-        }
+        JobCommand::Cancel(args) => cancel::run(global, &client, &args).await,
+        JobCommand::Run(args) => change::run_now(global, &client, &args).await,
+        JobCommand::Reschedule(args) => change::reschedule(global, &client, &args).await,
+        JobCommand::Priority(args) => change::set_priority(global, &client, &args).await,
         JobCommand::Watch(args) => watch(global, &client, &args).await,
     }
 }
@@ -281,104 +221,6 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
     if is_cut && !global.json {
         output::to_stderr(&format!("only the first {shown} are shown; more with --limit"));
     }
-    Ok(Exit::Ok)
-}
-
-async fn cancel(global: &Global, client: &Client, args: &CancelArgs) -> anyhow::Result<Exit> {
-    if args.ids.is_empty() && !args.all {
-        return Err(UsageError("name the jobs to cancel, or say --all".into()).into());
-    }
-    let FilterArgs { queue, kind, .. } = &args.filter;
-    for id in &args.ids {
-        one(global, client, args, queue, kind.as_ref(), id).await?;
-    }
-    if args.all {
-        let jobs: Vec<JobInfo> = client.jobs(args.filter.filter()).try_collect().await?;
-        if !args.dry_run && !args.yes && !ask::confirmed("cancel", jobs.len(), "jobs")? {
-            output::to_stderr("nothing was done");
-            return Ok(Exit::Interrupted);
-        }
-        let each =
-            jobs.iter().map(|job| one(global, client, args, queue, Some(&job.kind), &job.id));
-        let mut each = stream::iter(each).buffered(AT_ONCE);
-        while each.try_next().await?.is_some() {}
-    }
-    Ok(Exit::Ok)
-}
-
-async fn one(
-    global: &Global,
-    client: &Client,
-    args: &CancelArgs,
-    queue: &Queue,
-    kind: Option<&Kind>,
-    id: &JobId,
-) -> anyhow::Result<()> {
-    if args.dry_run {
-        for job in client.job(queue, kind, id).await? {
-            let word = job.state.as_str();
-            let is_over = matches!(job.state, JobState::Ended(_));
-            if global.json {
-                output::json(&json!({
-                    "id": job.id, "run": job.run, "state": word, "dry_run": true,
-                    "would_cancel": !is_over,
-                }))?;
-            } else if !is_over {
-                output::line(&format!("would be cancelled {} {} ({word})", job.id, job.kind))?;
-            }
-        }
-        return Ok(());
-    }
-    for done in client.cancel(queue, kind, id, &args.reason).await? {
-        if global.json {
-            output::json(&json!({
-                "id": done.id, "run": done.run, "kind": done.kind, "status": done.status,
-            }))?;
-        } else {
-            let status = done.status;
-            output::line(&format!("{status} {} {}", done.id, done.kind))?;
-        }
-    }
-    Ok(())
-}
-
-/// What is to be other than it is.
-#[derive(Clone, Copy)]
-enum Change {
-    Now,
-    At(DateTime<Utc>),
-    Priority(Priority),
-}
-
-async fn change(
-    global: &Global,
-    client: &Client,
-    args: &MoveArgs,
-    change: Change,
-) -> anyhow::Result<Exit> {
-    let GetArgs { id, queue, kind } = &args.job;
-    let kind = kind.as_ref();
-    let moved = match change {
-        _ if args.dry_run => {
-            let jobs = client.job(queue, kind, id).await?;
-            jobs.iter().filter(|job| !matches!(job.state, JobState::Ended(_))).count()
-        }
-        Change::Now => client.run_now(queue, kind, id).await?,
-        Change::At(time) => client.reschedule(queue, kind, id, time).await?,
-        Change::Priority(priority) => client.set_priority(queue, kind, id, priority).await?,
-    };
-    if global.json {
-        let told = json!({ "id": id, "queue": queue, "moved": moved, "dry_run": args.dry_run });
-        output::json(&told)?;
-        return Ok(Exit::Ok);
-    }
-    let to = match change {
-        Change::Now => "to run now".to_owned(),
-        Change::At(time) => format!("to run at {}", time.format("%Y-%m-%d %H:%M:%SZ")),
-        Change::Priority(priority) => format!("to priority {priority}"),
-    };
-    let would = if args.dry_run { "would be " } else { "" };
-    output::line(&format!("{would}moved {id} {to}"))?;
     Ok(Exit::Ok)
 }
 

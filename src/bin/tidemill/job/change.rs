@@ -1,0 +1,125 @@
+//! `tidemill job run`, `reschedule` and `priority`: jobs that have not begun, moved.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
+use serde_json::json;
+use tidemill::{Client, JobState, Priority};
+
+use super::GetArgs;
+use crate::cli::{Global, duration, moment};
+use crate::exit::{Exit, UsageError};
+use crate::output;
+
+#[derive(Debug, Args)]
+pub(crate) struct MoveArgs {
+    #[command(flatten)]
+    job: GetArgs,
+    /// Only tell what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RescheduleArgs {
+    #[command(flatten)]
+    job: MoveArgs,
+    /// That much later from now
+    #[arg(long = "in", value_name = "TIME", value_parser = duration, required_unless_present = "at")]
+    delay: Option<Duration>,
+    /// At this time: 2026-12-01T09:00:00+01:00
+    #[arg(long, value_name = "RFC3339", value_parser = moment, conflicts_with = "delay")]
+    at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PriorityArgs {
+    #[command(flatten)]
+    job: MoveArgs,
+    /// critical, high, normal or low
+    #[arg(value_name = "PRIORITY")]
+    to: Priority,
+}
+
+pub(super) async fn run_now(
+    global: &Global,
+    client: &Client,
+    args: &MoveArgs,
+) -> anyhow::Result<Exit> {
+    change(global, client, args, Change::Now).await
+}
+
+pub(super) async fn reschedule(
+    global: &Global,
+    client: &Client,
+    args: &RescheduleArgs,
+) -> anyhow::Result<Exit> {
+    let time = match args.delay {
+        Some(delay) => Utc::now() + TimeDelta::from_std(delay)?,
+        None => args.at.unwrap_or_else(Utc::now),
+    };
+    change(global, client, &args.job, Change::At(time)).await
+}
+
+pub(super) async fn set_priority(
+    global: &Global,
+    client: &Client,
+    args: &PriorityArgs,
+) -> anyhow::Result<Exit> {
+    change(global, client, &args.job, Change::Priority(args.to)).await
+}
+
+/// What is to be other than it is.
+#[derive(Clone, Copy)]
+enum Change {
+    Now,
+    At(DateTime<Utc>),
+    Priority(Priority),
+}
+
+async fn change(
+    global: &Global,
+    client: &Client,
+    args: &MoveArgs,
+    change: Change,
+) -> anyhow::Result<Exit> {
+    let GetArgs { id, queue, kind } = &args.job;
+    let kind = kind.as_ref();
+    let moved = match change {
+        _ if args.dry_run => movable(client, &args.job).await?,
+        Change::Now => client.run_now(queue, kind, id).await?,
+        Change::At(time) => client.reschedule(queue, kind, id, time).await?,
+        Change::Priority(priority) => client.set_priority(queue, kind, id, priority).await?,
+    };
+    if global.json {
+        let told = json!({ "id": id, "queue": queue, "moved": moved, "dry_run": args.dry_run });
+        output::json(&told)?;
+        return Ok(Exit::Ok);
+    }
+    let to = match change {
+        Change::Now => "to run now".to_owned(),
+        Change::At(time) => format!("to run at {}", time.format("%Y-%m-%d %H:%M:%SZ")),
+        Change::Priority(priority) => format!("to priority {priority}"),
+    };
+    let would = if args.dry_run { "would be " } else { "" };
+    output::line(&format!("{would}moved {id} {to}"))?;
+    Ok(Exit::Ok)
+}
+
+/// How many runs would be moved.
+async fn movable(client: &Client, args: &GetArgs) -> anyhow::Result<usize> {
+    let mut count = 0;
+    for job in client.job(&args.queue, args.kind.as_ref(), &args.id).await? {
+        match &job.state {
+            JobState::Running(running) => {
+                let worker = &running.worker;
+                let message = format!("job {} is running on {worker}: it cannot be moved", job.id);
+                return Err(UsageError(message).into());
+            }
+            JobState::Ended(_) => {}
+            _ => count += 1,
+        }
+    }
+    Ok(count)
+}

@@ -1,0 +1,122 @@
+//! Finding the messages that hold unfinished jobs.
+
+use bytes::Bytes;
+
+use crate::broker::{Start, Stored};
+use crate::client::Client;
+use crate::error::Result;
+use crate::priority::Priority;
+use crate::token::{JobId, Kind, Queue};
+use crate::wire::time::{self, Time};
+use crate::wire::{
+    Firing, Headers, JobHeaders, Reading, RecordKey, name, parse_timed, read_job, timed_filter,
+};
+
+/// Messages of one id that are looked at.
+const MAX_OF_ID: usize = 256;
+
+/// An unfinished job, as a message that holds it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The stream in which the message is.
+    pub(crate) stream: String,
+    pub(crate) sequence: u64,
+    pub(crate) key: RecordKey,
+    pub(crate) priority: Priority,
+    pub(crate) place: Place,
+    pub(crate) options: JobHeaders,
+    pub(crate) headers: Headers,
+    pub(crate) payload: Bytes,
+    pub(crate) stored: Option<Time>,
+}
+
+/// Where the message is that holds an unfinished job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// On its lane.
+    Lane,
+    /// On its lane, under an id that is derived from its sequence and stands in no subject.
+    LaneWithoutId,
+    /// On a timer, until then.
+    Timer(Time),
+    /// Put out by the broker, and on its way to its lane.
+    Due,
+}
+
+impl Found {
+    pub(crate) fn enqueued_at(&self) -> Option<Time> {
+        self.options.created_at.or(self.stored)
+    }
+}
+
+impl Client {
+    /// The messages that hold unfinished runs of an id.
+    pub(crate) async fn find(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+    ) -> Result<Vec<Found>> {
+        let (ns, streams, conn) = (self.namespace(), self.streams(queue), self.conn());
+        let mut found = Vec::new();
+        if let Some(sequence) = id.as_sequence()
+            && let Some(stored) = conn.by_sequence(&streams.jobs, sequence).await?
+        {
+            found.extend(self.read_waiting(queue, stored));
+        }
+        let kind_token = kind.map_or("*", Kind::as_str);
+        let lanes = format!("{ns}.jobs.{queue}.*.{kind_token}.{id}");
+        let start = Start::Sequence(1);
+        for stored in conn.batch(&streams.jobs, &lanes, start, MAX_OF_ID).await?.messages {
+            found.extend(self.read_waiting(queue, stored));
+        }
+        for what in ["timers", "due"] {
+            let timers = timed_filter(what, ns, queue, kind, Some(id));
+            for stored in conn.batch(&streams.timers, &timers, start, MAX_OF_ID).await?.messages {
+                found.extend(self.read_timer(queue, stored));
+            }
+        }
+        found.retain(|found| kind.is_none_or(|kind| found.key.kind == *kind));
+        Ok(found)
+    }
+
+    /// A message of the jobs stream; one that no worker could take is told by what can be read.
+    pub(super) fn read_waiting(&self, queue: &Queue, stored: Stored) -> Option<Found> {
+        let ns = self.namespace();
+        let lane =
+            stored.subject.strip_prefix(&format!("{ns}.jobs.{queue}."))?.split('.').next()?;
+        let priority: Priority = lane.parse().ok()?;
+        let Stored { subject, sequence, headers, payload, stored } = stored;
+        let (key, options) = match read_job(ns, queue, priority, &subject, &headers, sequence) {
+            Reading::Job { key, options } => (key, *options),
+            Reading::BadHeader { key, .. } | Reading::BadSubject { key, .. } => {
+                (key, JobHeaders::default())
+            }
+            Reading::NewerProtocol => return None,
+        };
+        let place = match subject.ends_with(&format!(".{}", key.id)) {
+            true => Place::Lane,
+            false => Place::LaneWithoutId,
+        };
+        let (stream, headers) = (self.streams(queue).jobs, headers.for_copy());
+        Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })
+    }
+
+    pub(super) fn read_timer(&self, queue: &Queue, stored: Stored) -> Option<Found> {
+        let ns = self.namespace();
+        let Stored { subject, sequence, headers, payload, stored } = stored;
+        let timer = parse_timed("timers", ns, &subject);
+        let at = headers.get(name::SCHEDULE).and_then(|at| time::parse(at.strip_prefix("@at ")?));
+        let place = match &timer {
+            Some(_) => Place::Timer(at?),
+            None => Place::Due,
+        };
+        let (priority, mut key) = timer.or_else(|| parse_timed("due", ns, &subject))?;
+        if let Some(firing) = Firing::read(ns, &headers, sequence, stored.unwrap_or_default()) {
+            key = firing.run;
+        }
+        let options = JobHeaders::parse(&headers).unwrap_or_default();
+        let (stream, headers) = (self.streams(queue).timers, headers.for_copy());
+        Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })
+    }
+}

@@ -1,0 +1,146 @@
+//! The unfinished jobs of a queue, a page at a time.
+
+use std::collections::VecDeque;
+
+use futures_util::future::try_join_all;
+use futures_util::stream::{self, Stream, TryStreamExt};
+
+use super::state::{Moment, Stand};
+use super::{Found, JobInfo};
+use crate::broker::Start;
+use crate::client::Client;
+use crate::error::Result;
+use crate::priority::Priority;
+use crate::token::{Kind, Queue};
+
+/// Messages read at once.
+const PAGE: usize = 256;
+
+/// Which jobs of a queue to list.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct JobFilter {
+    /// The queue; `default` unless set.
+    pub queue: Queue,
+    /// Only this lane.
+    pub priority: Option<Priority>,
+    /// Only this kind.
+    pub kind: Option<Kind>,
+    /// Only with this tag.
+    pub tag: Option<String>,
+    /// Only in this state, by its word: see [`JobState::as_str`].
+    pub state: Option<String>,
+}
+
+impl JobFilter {
+    /// All unfinished jobs of a queue.
+    pub fn queue(queue: Queue) -> Self {
+        Self { queue, ..Self::default() }
+    }
+}
+
+impl Client {
+    /// The unfinished jobs of a queue, in the order of their arrival, timers last; read a page at a
+    /// time, in bounded memory.
+    ///
+    /// # Errors
+    /// The stream yields `is_not_found` where the queue does not exist, `is_permission` where these
+    /// credentials may not look.
+    pub fn jobs(&self, filter: JobFilter) -> impl Stream<Item = Result<JobInfo>> + Send + use<> {
+        let clock = self.clock().clone();
+        self.stands(filter).map_ok(move |stand| stand.into_info(clock.now()))
+    }
+
+    /// The same, as messages that hold them.
+    pub(crate) fn stands(
+        &self,
+        filter: JobFilter,
+    ) -> impl Stream<Item = Result<Stand>> + Send + use<> {
+        let walk = Walk::new(self.clone(), filter);
+        stream::try_unfold(
+            walk,
+            |mut walk| async move { Ok(walk.next().await?.map(|job| (job, walk))) },
+        )
+    }
+}
+
+/// What is read next.
+enum Stretch {
+    Lanes(u64),
+    Timers(u64),
+    Over,
+}
+
+struct Walk {
+    client: Client,
+    filter: JobFilter,
+    /// Asked once: a list is of one moment.
+    moment: Option<Moment>,
+    page: VecDeque<Stand>,
+    next: Stretch,
+}
+
+impl Walk {
+    fn new(client: Client, filter: JobFilter) -> Self {
+        Self { client, filter, moment: None, page: VecDeque::new(), next: Stretch::Lanes(1) }
+    }
+
+    async fn next(&mut self) -> Result<Option<Stand>> {
+        loop {
+            if let Some(job) = self.page.pop_front() {
+                return Ok(Some(job));
+            }
+            if matches!(self.next, Stretch::Over) {
+                return Ok(None);
+            }
+            self.turn_page().await?;
+        }
+    }
+
+    async fn turn_page(&mut self) -> Result<()> {
+        let moment = match self.moment.take() {
+            Some(moment) => moment,
+            None => self.client.moment(&self.filter.queue).await?,
+        };
+        let found = self.read_page().await?;
+        let matching = found.into_iter().filter(|found| self.matches(found));
+        let jobs = try_join_all(matching.map(|found| self.client.stand_of(found, &moment))).await?;
+        let wanted = self.filter.state.as_deref();
+        let in_state = |job: &Stand| wanted.is_none_or(|state| state == job.state.as_str());
+        self.page.extend(jobs.into_iter().filter(in_state));
+        self.moment = Some(moment);
+        Ok(())
+    }
+
+    async fn read_page(&mut self) -> Result<Vec<Found>> {
+        let JobFilter { queue, priority, .. } = &self.filter;
+        let (ns, streams) = (self.client.namespace(), self.client.streams(queue));
+        let lane = priority.map_or("*", Priority::as_str);
+        let (stream, subjects, start) = match self.next {
+            Stretch::Lanes(from) => (&streams.jobs, format!("{ns}.jobs.{queue}.{lane}.>"), from),
+            Stretch::Timers(from) => (&streams.timers, format!("{ns}.*.{queue}.{lane}.>"), from),
+            Stretch::Over => return Ok(Vec::new()),
+        };
+        let start = Start::Sequence(start);
+        let batch = self.client.conn().batch(stream, &subjects, start, PAGE).await?;
+        let from = batch.messages.last().map_or(1, |last| last.sequence + 1);
+        let is_timers = matches!(self.next, Stretch::Timers(_));
+        self.next = match (is_timers, batch.is_last) {
+            (false, false) => Stretch::Lanes(from),
+            (false, true) => Stretch::Timers(1),
+            (true, false) => Stretch::Timers(from),
+            (true, true) => Stretch::Over,
+        };
+        let read = |stored| match is_timers {
+            true => self.client.read_timer(queue, stored),
+            false => self.client.read_waiting(queue, stored),
+        };
+        Ok(batch.messages.into_iter().filter_map(read).collect())
+    }
+
+    fn matches(&self, found: &Found) -> bool {
+        let JobFilter { kind, tag, .. } = &self.filter;
+        kind.as_ref().is_none_or(|kind| *kind == found.key.kind)
+            && tag.as_ref().is_none_or(|tag| found.options.tags.contains(tag))
+    }
+}

@@ -1,0 +1,152 @@
+//! Looking at jobs: where one stands, which there are, what is running. Nothing is written for it:
+//! streams are read, and workers are asked.
+
+mod find;
+mod list;
+mod state;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::stream::Stream;
+
+pub(crate) use self::find::{Found, Place};
+pub use self::list::JobFilter;
+pub use self::state::JobState;
+use self::state::Moment;
+pub(crate) use self::state::state_of;
+use crate::broker::Start;
+use crate::client::{Client, JobEvent};
+use crate::error::{Error, ErrorKind, Result};
+use crate::priority::Priority;
+use crate::token::{JobId, Kind, Queue, RunId};
+use crate::wire::{
+    AttemptRecord, Completion, Headers, RecordKey, RecordKind, RunningAnswer, RunningJob, Verb,
+    control_subject, parse_record, record_subject,
+};
+
+/// How long to wait for one more worker's answer.
+const STALL: Duration = Duration::from_millis(300);
+
+/// The most workers that are listened to in one asking.
+const MAX_WORKERS: usize = 10_000;
+
+/// A job as it stands just now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct JobInfo {
+    /// Its queue.
+    pub queue: Queue,
+    /// Its kind.
+    pub kind: Kind,
+    /// Its id.
+    pub id: JobId,
+    /// Which enqueue of the id this is.
+    pub run: RunId,
+    /// Its lane.
+    pub priority: Priority,
+    /// Where it stands.
+    pub state: JobState,
+    /// When it was enqueued.
+    pub enqueued_at: DateTime<Utc>,
+    /// Its tags.
+    pub tags: Vec<String>,
+    /// Its headers, but for the broker's own; empty where only the completion is left.
+    pub headers: Headers,
+    /// Its payload; empty where only the completion is left.
+    pub payload: Bytes,
+    /// What is on record of its attempts, in order.
+    pub attempts: Vec<AttemptRecord>,
+}
+
+impl Client {
+    /// What is running in a queue just now, by the workers' own word.
+    ///
+    /// # Errors
+    /// `is_permission` where these credentials may not ask the workers.
+    pub async fn running(&self, queue: &Queue) -> Result<Vec<RunningJob>> {
+        let subject = control_subject(self.namespace(), queue, Verb::Running);
+        let answers = self.conn().gather(subject, Bytes::new(), STALL, MAX_WORKERS).await?;
+        let read = |answer: &Bytes| serde_json::from_slice::<RunningAnswer>(answer).ok();
+        let answers: Vec<RunningAnswer> = answers.iter().filter_map(read).collect();
+        if answers.iter().any(|answer| answer.is_cut) {
+            tracing::warn!(%queue, "some workers run more jobs than they told of");
+        }
+        Ok(answers.into_iter().flat_map(|answer| answer.jobs).collect())
+    }
+
+    /// Where the runs of an id stand, each that is unfinished or still on record; the newest last.
+    ///
+    /// # Errors
+    /// `is_not_found` where the queue knows no such job, `is_permission` where these credentials may
+    /// not look.
+    pub async fn job(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+    ) -> Result<Vec<JobInfo>> {
+        let found = self.find(queue, kind, id).await?;
+        let moment = match found.is_empty() {
+            true => Moment::default(),
+            false => self.moment(queue).await?,
+        };
+        let mut jobs: Vec<JobInfo> = Vec::new();
+        for completion in self.completions_of(queue, kind, id).await? {
+            jobs.push(self.ended(completion).await?);
+        }
+        for found in found {
+            // One that has ended may still wait for its ack.
+            if jobs.iter().all(|ended| ended.run != found.key.run) {
+                jobs.push(self.stand_of(found, &moment).await?.into_info(self.clock().now()));
+            }
+        }
+        if jobs.is_empty() {
+            let message = format!("queue {queue} knows no job {id}");
+            return Err(Error::new(ErrorKind::NotFound, message));
+        }
+        Ok(jobs)
+    }
+
+    /// What a job's handler tells of it from now on, its progress and its log, ending with its
+    /// completion. What was told before is gone: events are not stored.
+    ///
+    /// # Errors
+    /// `is_permission` where these credentials may not subscribe or read completions.
+    pub async fn watch(
+        &self,
+        job: &JobInfo,
+    ) -> Result<impl Stream<Item = Result<JobEvent>> + Send + use<>> {
+        let JobInfo { queue, kind, id, run, .. } = job.clone();
+        self.watch_run(RecordKey { queue, kind, id, run }).await
+    }
+
+    async fn ended(&self, completion: Completion) -> Result<JobInfo> {
+        let Completion { queue, kind, id, run, .. } = completion.clone();
+        let attempts = self.ledger(&RecordKey { queue, kind, id, run }).await?;
+        let Completion { queue, kind, id, run, priority, enqueued_at, .. } = completion.clone();
+        Ok(JobInfo {
+            queue,
+            kind,
+            id,
+            run,
+            priority,
+            enqueued_at,
+            state: JobState::Ended(Box::new(completion)),
+            tags: Vec::new(),
+            headers: Headers::new(),
+            payload: Bytes::new(),
+            attempts,
+        })
+    }
+
+    /// What is on record of a run's attempts, in order.
+    pub(crate) async fn ledger(&self, key: &RecordKey) -> Result<Vec<AttemptRecord>> {
+        const MAX_ENTRIES: usize = 50;
+        let subject = record_subject(self.namespace(), RecordKind::Attempt, key);
+        let stream = self.streams(&key.queue).attempts;
+        let found = self.conn().batch(&stream, &subject, Start::Sequence(1), MAX_ENTRIES).await?;
+        Ok(found.messages.iter().filter_map(|entry| parse_record(key, &entry.payload)).collect())
+    }
+}

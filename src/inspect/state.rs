@@ -1,0 +1,140 @@
+//! Where a job stands, by what is on record of it and what the workers say.
+
+use chrono::{DateTime, Utc};
+
+use super::{Found, JobInfo, Place};
+use crate::broker::consumer_state;
+use crate::client::Client;
+use crate::error::Result;
+use crate::priority::Priority;
+use crate::token::Queue;
+use crate::wire::time::Time;
+use crate::wire::{AttemptEvent, AttemptRecord, Completion, RecordKey, RunningJob};
+
+/// Where a job stands.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum JobState {
+    /// Not due before this time.
+    Scheduled(DateTime<Utc>),
+    /// To be run by the next worker that has room.
+    Waiting,
+    /// Being run.
+    Running(RunningJob),
+    /// Failed or snoozed, and to be tried again at this time.
+    BackingOff(DateTime<Utc>),
+    /// Over.
+    Ended(Box<Completion>),
+}
+
+impl JobState {
+    /// The state in one word: `scheduled`, `waiting`, `running`, `backing_off`, or how it ended.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Scheduled(_) => "scheduled",
+            Self::Waiting => "waiting",
+            Self::Running(_) => "running",
+            Self::BackingOff(_) => "backing_off",
+            Self::Ended(completion) => completion.status.as_str(),
+        }
+    }
+}
+
+/// What is known of a queue as a whole, asked once for many jobs.
+#[derive(Debug, Default)]
+pub(super) struct Moment {
+    pub(super) running: Vec<RunningJob>,
+    /// By lane: the sequence up to which jobs were handed out.
+    handed_out: [u64; 4],
+}
+
+impl Moment {
+    /// Whether anything can be on record of a job's attempts. Of a million that wait, nothing is.
+    fn may_have_run(&self, found: &Found) -> bool {
+        found.options.attempts_used.is_some()
+            || found.sequence <= self.handed_out[found.priority.index()]
+    }
+}
+
+/// Where an unfinished job stands.
+pub(crate) fn state_of(
+    found: &Found,
+    attempts: &[AttemptRecord],
+    running: &[RunningJob],
+    now: Time,
+) -> JobState {
+    let is_it = |job: &&RunningJob| job.id == found.key.id && job.run == found.key.run;
+    if let Some(job) = running.iter().find(is_it) {
+        return JobState::Running(job.clone());
+    }
+    let put_off = attempts.last().filter(|last| {
+        matches!(last.event, AttemptEvent::Failed | AttemptEvent::Snoozed) && last.reason.is_none()
+    });
+    match (found.place, put_off) {
+        (Place::Timer(due), Some(_)) => return JobState::BackingOff(due),
+        (Place::Timer(due), None) => return JobState::Scheduled(due),
+        (Place::Due, _) => return JobState::Waiting,
+        (Place::Lane | Place::LaneWithoutId, Some(last)) if last.seq == found.sequence => {
+            if let Some(retry_at) = last.retry_at.filter(|retry_at| *retry_at > now) {
+                return JobState::BackingOff(retry_at);
+            }
+        }
+        (Place::Lane | Place::LaneWithoutId, _) => {}
+    }
+    let due = found.stored.and_then(|stored| Some(found.options.run_after?.due(stored)));
+    match due.filter(|due| *due > now) {
+        Some(due) => JobState::Scheduled(due),
+        None => JobState::Waiting,
+    }
+}
+
+/// An unfinished job and where it stands.
+#[derive(Debug)]
+pub(crate) struct Stand {
+    pub(crate) found: Found,
+    pub(crate) state: JobState,
+    attempts: Vec<AttemptRecord>,
+}
+
+impl Stand {
+    /// What is told of it.
+    pub(crate) fn into_info(self, now: Time) -> JobInfo {
+        let Self { found, state, attempts } = self;
+        let enqueued_at = found.enqueued_at().unwrap_or(now);
+        let Found { key: RecordKey { queue, kind, id, run }, priority, options, .. } = found;
+        JobInfo {
+            queue,
+            kind,
+            id,
+            run,
+            priority,
+            state,
+            enqueued_at,
+            tags: options.tags,
+            headers: found.headers,
+            payload: found.payload,
+            attempts,
+        }
+    }
+}
+
+impl Client {
+    pub(super) async fn stand_of(&self, found: Found, moment: &Moment) -> Result<Stand> {
+        let attempts = match moment.may_have_run(&found) {
+            true => self.ledger(&found.key).await?,
+            false => Vec::new(),
+        };
+        let state = state_of(&found, &attempts, &moment.running, self.clock().now());
+        Ok(Stand { found, state, attempts })
+    }
+
+    pub(super) async fn moment(&self, queue: &Queue) -> Result<Moment> {
+        let stream = self.streams(queue).jobs;
+        let mut handed_out = [0; Priority::ALL.len()];
+        for lane in Priority::ALL {
+            let state = consumer_state(self.conn(), &stream, lane.as_str()).await?;
+            handed_out[lane.index()] = state.handed_out;
+        }
+        Ok(Moment { running: self.running(queue).await?, handed_out })
+    }
+}
