@@ -102,7 +102,7 @@ mod wire;
 mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
-pub use client::{Client, Enqueue, JobEvent, JobHandle, NewJob, RecordFilter, Since};
+pub use client::{Client, Enqueue, Import, JobEvent, JobHandle, NewJob, RecordFilter, Since};
 pub use control::{Cancellation, LaneInfo, QueueInfo};
 pub use cron::{Cron, CronChange, CronEntry, CronJob, Reconciled};
 pub use dead::{DeadFilter, DeadLetter};

@@ -180,6 +180,13 @@ impl JobId {
         Self(uuid::Uuid::new_v5(&KEY_NAMESPACE, key.as_bytes()).hyphenated().to_string().into())
     }
 
+    /// The id of the job at a place in an import: the UUIDv5 of both.
+    pub(crate) fn of_import(import: &str, position: u64) -> Self {
+        let imports = uuid::Uuid::new_v5(&KEY_NAMESPACE, b"import");
+        let place = format!("{import}/{position}");
+        Self(uuid::Uuid::new_v5(&imports, place.as_bytes()).hyphenated().to_string().into())
+    }
+
     /// The id of a job that was published without one: `s-<stream sequence>`.
     pub(crate) fn of_sequence(sequence: u64) -> Self {
         Self(format!("s-{sequence}").into())

@@ -20,7 +20,7 @@ use crate::wire::{guard_subject, job_subject};
 
 /// Publishes in flight at once in [`Client::enqueue_many`]. On three replicas a larger window was
 /// measured to halve the rate.
-const PIPELINE: usize = 500;
+pub(super) const PIPELINE: usize = 500;
 
 /// A job about to be enqueued: set its options, then `.await` it.
 ///
@@ -112,7 +112,7 @@ impl Client {
         unconstrained(stream::iter(stores).buffered(PIPELINE).collect()).await
     }
 
-    async fn store(&self, mut job: Ready) -> Result<JobHandle> {
+    pub(super) async fn store(&self, mut job: Ready) -> Result<JobHandle> {
         self.check_size(&job)?;
         let times = self.whole.times(&job.queue);
         let guard = guard_subject(&self.namespace, &job.queue, &job.kind, &job.id);

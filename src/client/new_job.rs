@@ -194,6 +194,14 @@ impl NewJob {
         self.key().is_some()
     }
 
+    /// The first mistake in it, if there is one.
+    pub(super) fn check(self) -> Result<Self> {
+        match self.0 {
+            Ok(_) => Ok(self),
+            Err(problem) => Err(Error::invalid(problem)),
+        }
+    }
+
     pub(crate) fn finish(self) -> Result<Ready> {
         self.0.map(Ready::new).map_err(Error::invalid)
     }

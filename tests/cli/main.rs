@@ -6,6 +6,7 @@ mod demo;
 mod enqueue;
 mod exec;
 mod http;
+mod import;
 mod job;
 mod output;
 mod queue;

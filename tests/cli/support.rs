@@ -132,6 +132,10 @@ impl Running {
         kill_process(id, signal).expect("it runs");
     }
 
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("waits").is_some()
+    }
+
     /// Waits until it has ended.
     pub(crate) fn ended(&mut self) -> ExitStatus {
         let heard = self.heard.clone();

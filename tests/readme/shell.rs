@@ -94,6 +94,13 @@ fn handlers_need_no_rust() {
     assert!(output(&line("tidemill job cancel"), &dev.url).starts_with("cancelled"));
     let many = output(&line("seq 1000"), &dev.url);
     assert!(many.starts_with("enqueued 1000 jobs"), "{many}");
+    let folder = tempfile::tempdir().expect("a folder");
+    let there =
+        |line: String| output(&format!("cd {} && {line}", folder.path().display()), &dev.url);
+    there(line("seq 1000 | sed 's/.*/{\"kind\""));
+    assert!(there(line("tidemill import")).starts_with("imported 1000 jobs"));
+    assert!(there(line("tidemill cron add")).starts_with("added: report in queue default"));
+    assert!(there(line("tidemill cron ls")).contains("Europe/Berlin"));
     nats_pub(&line("nats pub"), &dev.url);
     let watched = output(&format!("{} --limit 5", line("tidemill results watch")), &dev.url);
     assert_eq!(watched.matches("greet").count(), 5, "{watched}");

@@ -10,6 +10,7 @@ mod dead;
 mod drain;
 mod enqueue;
 mod fence;
+mod import;
 mod later;
 mod order;
 mod outcomes;

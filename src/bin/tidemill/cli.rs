@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{cron, dead, demo, dev, enqueue, job, queue, results, setup, work};
+use crate::{cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -72,6 +72,8 @@ pub(crate) enum Command {
     Setup(setup::SetupArgs),
     /// Put jobs into a queue
     Enqueue(enqueue::EnqueueArgs),
+    /// Put in jobs from a file, each line one; broken off, the same command goes on
+    Import(import::ImportArgs),
     /// Work queues with commands or web hooks as handlers
     Work(work::WorkArgs),
     /// Look at jobs, and cancel them

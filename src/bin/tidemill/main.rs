@@ -11,6 +11,7 @@ mod enqueue;
 mod exec;
 mod exit;
 mod http;
+mod import;
 mod job;
 mod login;
 mod options;
@@ -63,6 +64,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Dev(args) => dev::run(&global, args).await,
         Command::Setup(args) => setup::run(&global, args).await,
         Command::Enqueue(args) => enqueue::run(&global, args).await,
+        Command::Import(args) => import::run(&global, args).await,
         Command::Work(args) => work::run(&global, args).await,
         Command::Job(args) => job::run(&global, args).await,
         Command::Cron(args) => cron::run(&global, args).await,
