@@ -29,7 +29,7 @@ pub(crate) use connection::{Connection, Messages};
 pub(crate) use manage::{ConsumerState, consumer_state};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;
-pub(crate) use provision::{Born, consumer_born, ensure, kept_for, queue_names};
+pub(crate) use provision::{Born, Missing, consumer_born, ensure, kept_for, queue_names};
 pub(crate) use publish::{BatchMessage, Expect, MAX_BATCH, Published};
 pub(crate) use pull::{Delivery, Pulled, Puller};
 pub(crate) use read::{Batch, Start, Stored};

@@ -35,6 +35,15 @@ struct Info {
     ts: Option<Time>,
 }
 
+/// What becomes of what is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// It is made.
+    Make,
+    /// It is only told.
+    Tell,
+}
+
 /// Makes what is missing of a queue. Repeating it, or doing it from many places at once, is
 /// harmless. What is there is compared and never changed.
 pub(crate) async fn ensure(
@@ -43,6 +52,7 @@ pub(crate) async fn ensure(
     queue: &Queue,
     config: &QueueConfig,
     clock: &Clock,
+    missing: Missing,
 ) -> Result<Provisioned> {
     config.check()?;
     let server =
@@ -52,9 +62,9 @@ pub(crate) async fn ensure(
     let first_sequence = u64::try_from(clock.now().timestamp_micros()).unwrap_or(1);
     let mut report = Provisioned::default();
     for stream in streams(ns, queue, config, server, first_sequence) {
-        ensure_stream(conn, &stream, clock, &mut report).await?;
+        ensure_stream(conn, &stream, clock, missing, &mut report).await?;
         for consumer in &stream.consumers {
-            ensure_consumer(conn, &stream.name, consumer, &mut report).await?;
+            ensure_consumer(conn, &stream.name, consumer, missing, &mut report).await?;
         }
     }
     Ok(report)
@@ -64,11 +74,16 @@ async fn ensure_stream(
     conn: &Connection,
     spec: &StreamSpec,
     clock: &Clock,
+    missing: Missing,
     report: &mut Provisioned,
 ) -> Result<()> {
     let asked = Instant::now();
     let found = match stream_info(conn, &spec.name).await? {
         Some(info) => info,
+        None if missing == Missing::Tell => {
+            report.created.push(spec.name.clone());
+            return Ok(());
+        }
         None => {
             let verb = format!("STREAM.CREATE.{}", spec.name);
             match api::call::<Info>(conn, &verb, Some(&spec.config)).await? {
@@ -97,11 +112,16 @@ async fn ensure_consumer(
     conn: &Connection,
     stream: &str,
     spec: &ConsumerSpec,
+    missing: Missing,
     report: &mut Provisioned,
 ) -> Result<()> {
     let place = format!("{stream}/{}", spec.name);
     let found = match consumer_info(conn, stream, spec.name).await? {
         Some(info) => info,
+        None if missing == Missing::Tell => {
+            report.created.push(place);
+            return Ok(());
+        }
         None => {
             let verb = format!("CONSUMER.CREATE.{stream}.{}.{}", spec.name, spec.filter);
             let request =

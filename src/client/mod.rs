@@ -28,7 +28,7 @@ pub use new_job::NewJob;
 pub(crate) use new_job::Ready;
 pub use watch::JobEvent;
 
-use crate::broker::{self, Clock, ConnectOptions, Connection, Provisioned};
+use crate::broker::{self, Clock, ConnectOptions, Connection, Missing, Provisioned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::token::{Namespace, Queue};
 use crate::topology::{LEVEL_CRON, QueueConfig, StreamNames};
@@ -154,25 +154,35 @@ impl Client {
     /// `is_unsupported` where JetStream is off, `is_permission` where these credentials may not look
     /// at streams or make them, `is_full` where the account has no room for the configured sizes.
     pub async fn ensure_queue(&self, queue: &Queue) -> Result<Provisioned> {
-        let report =
-            broker::ensure(&self.conn, &self.namespace, queue, &self.queue_config, &self.clock)
-                .await
-                .map_err(|error| {
-                    let message = if error.is_permission() {
-                        format!(
-                            "queue {queue} may be missing, and these credentials may not set it \
-                             up: {error}"
-                        )
-                    } else {
-                        format!("queue {queue} cannot be set up: {error}")
-                    };
-                    Error::new(error.kind(), message).because(error)
-                })?;
+        let report = self.provision(queue, Missing::Make).await.map_err(|error| {
+            let message = if error.is_permission() {
+                format!(
+                    "queue {queue} may be missing, and these credentials may not set it up: {error}"
+                )
+            } else {
+                format!("queue {queue} cannot be set up: {error}")
+            };
+            Error::new(error.kind(), message).because(error)
+        })?;
         for made in &report.created {
             tracing::info!(%queue, made, "set up");
         }
         self.whole.add(queue);
         Ok(report)
+    }
+
+    /// What [`Client::ensure_queue`] would make, and where what is there differs; nothing is made.
+    ///
+    /// # Errors
+    /// `is_unsupported` where JetStream is off, `is_permission` where these credentials may not look
+    /// at streams.
+    pub async fn plan_queue(&self, queue: &Queue) -> Result<Provisioned> {
+        self.provision(queue, Missing::Tell).await
+    }
+
+    async fn provision(&self, queue: &Queue, missing: Missing) -> Result<Provisioned> {
+        let Self { conn, namespace, queue_config, clock, .. } = self;
+        broker::ensure(conn, namespace, queue, queue_config, clock, missing).await
     }
 
     /// [`Client::ensure_queue`], once per queue and client; drift that matters goes to the log.

@@ -194,8 +194,11 @@ impl NewJob {
         self.key().is_some()
     }
 
-    /// The first mistake in it, if there is one.
-    pub(super) fn check(self) -> Result<Self> {
+    /// The job if there is no mistake in it, as enqueueing it would find.
+    ///
+    /// # Errors
+    /// `is_invalid`, naming the first mistake.
+    pub fn check(self) -> Result<Self> {
         match self.0 {
             Ok(_) => Ok(self),
             Err(problem) => Err(Error::invalid(problem)),

@@ -168,3 +168,19 @@ async fn a_taken_key_tells_the_job_that_is_there() {
     assert_eq!(runs[0]["completion"]["reason"], "replaced");
     assert_eq!(runs[1]["payload"]["new"], 1);
 }
+
+#[test]
+fn a_dry_run_checks_and_needs_no_broker() {
+    let said = |arguments: &[&str]| {
+        let mut command = tidemill(&[&["enqueue", "default", "any"], arguments].concat());
+        let output = command.env("NATS_URL", "nats://127.0.0.1:1").output().expect("runs");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("text");
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, out, _) = said(&["[1]", "--count", "3", "--dry-run"]);
+    assert_eq!(code, Some(0));
+    assert_eq!(out, "would be enqueued: 3 jobs of kind any in queue default\n");
+    let (code, _, err) = said(&["[1]", "--id", "s-7", "--dry-run"]);
+    assert_eq!((code, err.contains("kept for ids")), (Some(2), true), "{err}");
+    assert_eq!(said(&["[1", "--dry-run"]).0, Some(2));
+}

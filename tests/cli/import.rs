@@ -119,7 +119,7 @@ async fn told_to_stop_it_says_where_and_a_changed_file_is_refused() {
     import.signal(rustix::process::Signal::INT);
     assert_eq!(import.ended().code(), Some(130));
     import.hears("stopped at line 1001; the same command goes on from there");
-    writeln!(file, "{}", r#"{"kind":"numbered"}"#).expect("written");
+    file.write_all(b"{}").expect("written");
     let changed = mill.run(&["import", path(&file)]);
     assert_eq!((changed.code, changed.err.contains("has changed")), (2, true), "{changed:?}");
     std::fs::remove_file(format!("{}.import", path(&file))).expect("removes");

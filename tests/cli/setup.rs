@@ -76,3 +76,14 @@ async fn wishes_that_would_break_a_promise_are_refused() {
     assert_ne!(said.code, 0, "one server has no three replicas: {said:?}");
     assert!(said.err.contains("replicas"), "{said:?}");
 }
+
+#[tokio::test]
+async fn a_dry_run_makes_nothing() {
+    let mill = Mill::start().await;
+    let would = mill.ok(&["setup", "mail", "--dry-run"]);
+    assert!(would.contains("would be made: TIDEMILL_JOBS_mail\n"), "{would}");
+    assert!(mill.json(&["queue", "ls"]).is_empty());
+    mill.ok(&["setup", "mail"]);
+    let there = mill.ok(&["setup", "mail", "--dry-run"]);
+    assert_eq!(there, "queue mail is there, as asked for\n");
+}

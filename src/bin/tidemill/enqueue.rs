@@ -72,20 +72,34 @@ pub(crate) struct EnqueueArgs {
     #[arg(long, value_name = "TIME", num_args = 0..=1, value_parser = duration, conflicts_with_all = ["count", "lines"])]
     #[expect(clippy::option_option, reason = "absent, without a time, with one")]
     wait: Option<Option<Duration>>,
+    /// Only check it and tell what would be done, without a broker
+    #[arg(long)]
+    dry_run: bool,
 }
 
 pub(crate) async fn run(global: &Global, args: EnqueueArgs) -> anyhow::Result<Exit> {
-    let client = global.client().await?;
     if args.lines {
-        return lines(global, &client, &args).await;
+        let jobs = args.lines()?;
+        if args.dry_run {
+            return would(global, &args, jobs);
+        }
+        let client = global.client().await?;
+        return match args.atomic {
+            true => all_or_none(global, &client, jobs).await,
+            false => bulk(global, &client, jobs, None).await,
+        };
     }
     let payload = options::read_payload(&args.payload)?;
     args.options.check_json(&payload, "the payload")?;
+    let mut jobs = (0..args.count).map(|_| args.job(payload.clone()));
+    if args.dry_run {
+        return would(global, &args, jobs);
+    }
+    let client = global.client().await?;
     if args.count != 1 {
-        let jobs = (0..args.count).map(|_| args.job(payload.clone()));
         return bulk(global, &client, jobs, Some(args.count)).await;
     }
-    let job = args.job(payload)?;
+    let Some(job) = jobs.next().transpose()? else { return Ok(Exit::Ok) };
     let handle = match args.replace {
         true => client.enqueue_replacing(job).await?,
         false => client.enqueue(job).await?,
@@ -121,33 +135,62 @@ impl EnqueueArgs {
         }
         Ok(job)
     }
+
+    /// A job for each line of the input.
+    fn lines(&self) -> anyhow::Result<impl Iterator<Item = anyhow::Result<NewJob>>> {
+        let reader: Box<dyn BufRead> = match self.payload.strip_prefix('@') {
+            Some(path) => {
+                let file =
+                    std::fs::File::open(path).with_context(|| format!("cannot read {path}"))?;
+                Box::new(std::io::BufReader::new(file))
+            }
+            None if self.payload == "-" => Box::new(std::io::stdin().lock()),
+            None => {
+                return Err(UsageError(
+                    "--lines reads a file (@FILE) or - for standard input".into(),
+                )
+                .into());
+            }
+        };
+        Ok(reader
+            .split(b'\n')
+            .enumerate()
+            .filter(|(_, line)| line.as_ref().map_or(true, |line| !line.trim_ascii().is_empty()))
+            .map(|(index, line)| {
+                let line = line.context("cannot read the input")?;
+                self.options.check_json(&line, &format!("line {}", index + 1))?;
+                self.job(line)
+            }))
+    }
 }
 
-async fn lines(global: &Global, client: &Client, args: &EnqueueArgs) -> anyhow::Result<Exit> {
-    let reader: Box<dyn BufRead> = match args.payload.strip_prefix('@') {
-        Some(path) => {
-            let file = std::fs::File::open(path).with_context(|| format!("cannot read {path}"))?;
-            Box::new(std::io::BufReader::new(file))
-        }
-        None if args.payload == "-" => Box::new(std::io::stdin().lock()),
-        None => {
-            return Err(
-                UsageError("--lines reads a file (@FILE) or - for standard input".into()).into()
-            );
-        }
-    };
-    let jobs = reader
-        .split(b'\n')
-        .enumerate()
-        .filter(|(_, line)| line.as_ref().map_or(true, |line| !line.trim_ascii().is_empty()))
-        .map(|(index, line)| {
-            let line = line.context("cannot read the input")?;
-            args.options.check_json(&line, &format!("line {}", index + 1))?;
-            args.job(line)
-        });
-    if !args.atomic {
-        return bulk(global, client, jobs, None).await;
+/// Checks jobs and tells what would be done with them.
+fn would(
+    global: &Global,
+    args: &EnqueueArgs,
+    jobs: impl Iterator<Item = anyhow::Result<NewJob>>,
+) -> anyhow::Result<Exit> {
+    let mut count = 0u64;
+    for job in jobs {
+        job?.check()?;
+        count += 1;
     }
+    if global.json {
+        output::json(&json!({
+            "enqueued": count, "queue": args.queue, "kind": args.kind, "dry_run": true,
+        }))?;
+    } else {
+        let (kind, queue) = (&args.kind, &args.queue);
+        output::line(&format!("would be enqueued: {count} jobs of kind {kind} in queue {queue}"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn all_or_none(
+    global: &Global,
+    client: &Client,
+    jobs: impl Iterator<Item = anyhow::Result<NewJob>>,
+) -> anyhow::Result<Exit> {
     let jobs: Vec<NewJob> = jobs.collect::<anyhow::Result<_>>()?;
     let stored = client.enqueue_all(jobs).await?.len();
     if global.json {

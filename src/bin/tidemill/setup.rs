@@ -50,6 +50,9 @@ pub(crate) struct SetupArgs {
     /// Bytes of dead letters that are kept
     #[arg(long, value_name = "BYTES")]
     max_dead_bytes: Option<u64>,
+    /// Only tell what would be made
+    #[arg(long)]
+    dry_run: bool,
 }
 
 impl SetupArgs {
@@ -73,14 +76,21 @@ impl SetupArgs {
 pub(crate) async fn run(global: &Global, args: SetupArgs) -> anyhow::Result<Exit> {
     let client = global.client().await?.with_queue_config(args.config());
     for queue in &args.queues {
-        let report = client.ensure_queue(queue).await?;
+        let report = match args.dry_run {
+            true => client.plan_queue(queue).await?,
+            false => client.ensure_queue(queue).await?,
+        };
         let drift: Vec<String> = report.drift.iter().map(ToString::to_string).collect();
         if global.json {
-            output::json(&json!({ "queue": queue, "created": report.created, "drift": drift }))?;
+            output::json(&json!({
+                "queue": queue, "created": report.created, "drift": drift,
+                "dry_run": args.dry_run,
+            }))?;
             continue;
         }
         for made in &report.created {
-            output::line(&format!("made {made}"))?;
+            let done = if args.dry_run { "would be made:" } else { "made" };
+            output::line(&format!("{done} {made}"))?;
         }
         for drift in &drift {
             output::line(&format!("differs, left as it is: {drift}"))?;
