@@ -207,6 +207,19 @@ impl Connection {
         }
     }
 
+    /// Waits until the server refuses a subscription to `subject` made at `since` or later.
+    pub(crate) async fn subscription_denied(&self, subject: &str, since: Instant) -> Error {
+        let mut denials = self.0.denials.clone();
+        loop {
+            if denials.borrow_and_update().against_subscription(subject, since) {
+                return failure::subscription_denied(subject);
+            }
+            if denials.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Waits until the server refuses a request to `subject` made at `asked`.
     async fn denied(&self, subject: &Subject, asked: Instant) -> Error {
         let mut denials = self.0.denials.clone();

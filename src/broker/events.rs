@@ -8,7 +8,7 @@ use async_nats::{Event, ServerError};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// How many refused publishes are kept. Waiting requests look at once, so few are enough.
+/// How many refused subjects of a kind are kept. Waiting requests look at once, so few are enough.
 const DENIALS: usize = 64;
 
 /// Takes the connection's events.
@@ -25,8 +25,13 @@ pub(super) struct Events {
 pub(super) struct Denials {
     /// Answers' subject, refused in this epoch; no request gets an answer until the next.
     inbox: Option<String>,
-    publishes: VecDeque<(Instant, String)>,
+    publishes: Refused,
+    subscriptions: Refused,
 }
+
+/// Subjects and when they were refused, the latest last.
+#[derive(Default)]
+struct Refused(VecDeque<(Instant, String)>);
 
 /// A right the user lacks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,30 +92,48 @@ impl Events {
         tracing::warn!(error = text, "the NATS server reports an error");
         match denied(text) {
             Some((Right::Publish, subject)) => self.denials.send_modify(|denials| {
-                denials.add(Instant::now(), subject);
+                denials.publishes.add(Instant::now(), subject);
             }),
             Some((Right::Subscribe, subject)) if subject.starts_with(&self.inboxes) => {
                 self.denials.send_modify(|denials| denials.inbox = Some(subject.to_owned()));
             }
-            Some((Right::Subscribe, _)) | None => {}
+            Some((Right::Subscribe, subject)) => self.denials.send_modify(|denials| {
+                denials.subscriptions.add(Instant::now(), subject);
+            }),
+            None => {}
         }
     }
 }
 
-impl Denials {
+impl Refused {
     fn add(&mut self, at: Instant, subject: &str) {
-        if self.publishes.len() == DENIALS {
-            self.publishes.pop_front();
+        if self.0.len() == DENIALS {
+            self.0.pop_front();
         }
-        self.publishes.push_back((at, subject.to_owned()));
+        self.0.push_back((at, subject.to_owned()));
     }
 
-    /// Why a request to `subject`, made at `since`, gets no answer.
-    pub(super) fn against(&self, subject: &str, since: Instant) -> Option<(Right, &str)> {
-        let publish = self.publishes.iter().rev().find(|(at, to)| *at >= since && to == subject);
-        publish
-            .map(|(_, subject)| (Right::Publish, subject.as_str()))
-            .or_else(|| self.inbox.as_deref().map(|inbox| (Right::Subscribe, inbox)))
+    fn has(&self, subject: &str, since: Instant) -> bool {
+        self.0.iter().rev().any(|(at, refused)| *at >= since && refused == subject)
+    }
+}
+
+impl Denials {
+    /// Why a request to `subject`, made at `since`, gets no answer: the right that lacks, to what.
+    pub(super) fn against<'a>(
+        &'a self,
+        subject: &'a str,
+        since: Instant,
+    ) -> Option<(Right, &'a str)> {
+        if self.publishes.has(subject, since) {
+            return Some((Right::Publish, subject));
+        }
+        self.inbox.as_deref().map(|inbox| (Right::Subscribe, inbox))
+    }
+
+    /// Whether a subscription to `subject`, made at `since`, was refused.
+    pub(super) fn against_subscription(&self, subject: &str, since: Instant) -> bool {
+        self.subscriptions.has(subject, since)
     }
 }
 
@@ -151,14 +174,14 @@ mod tests {
         let mut denials = Denials::default();
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
-        denials.add(now, "a");
+        denials.publishes.add(now, "a");
         assert_eq!(denials.against("a", now), Some((Right::Publish, "a")));
         assert_eq!(denials.against("b", now), None);
         assert_eq!(denials.against("a", later), None);
         for _ in 0..DENIALS {
-            denials.add(later, "c");
+            denials.publishes.add(later, "c");
         }
-        assert_eq!(denials.publishes.len(), DENIALS);
+        assert_eq!(denials.publishes.0.len(), DENIALS);
         assert_eq!(denials.against("a", now), None);
     }
 
@@ -172,8 +195,11 @@ mod tests {
 
         events.take(&Event::Connected);
         assert_eq!(denials.borrow().against("a", Instant::now()), None);
+        let since = Instant::now();
         server_says(&events, r#"Permissions Violation for Subscription to "other""#);
         assert_eq!(denials.borrow().against("a", Instant::now()), None);
+        assert!(denials.borrow().against_subscription("other", since));
+        assert!(!denials.borrow().against_subscription("another", since));
     }
 
     #[test]

@@ -229,6 +229,12 @@ pub(super) fn request_denied(subject: &str, (right, denied): (Right, &str)) -> E
     Error::new(ErrorKind::Permission, message)
 }
 
+/// The error for a subscription that the user has no right to.
+pub(super) fn subscription_denied(subject: &str) -> Error {
+    let message = format!("no permission to subscribe to {subject}; grant this user that");
+    Error::new(ErrorKind::Permission, message)
+}
+
 /// The error for what needs a connection and found none.
 pub(super) fn disconnected(what: &str) -> Error {
     Error::new(ErrorKind::Unavailable, format!("cannot {what}: the connection is gone"))

@@ -1,5 +1,7 @@
 //! Watching one run: what its handler tells of it, and its end.
 
+use std::time::Instant;
+
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, Stream};
 use futures_util::{FutureExt, StreamExt};
@@ -7,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Client;
 use crate::broker::{Messages, Told};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::token::RunId;
 use crate::wire::{Completion, RecordKey, events_subject};
 
@@ -48,6 +50,7 @@ struct Watching {
     key: RecordKey,
     events: Messages,
     end: BoxFuture<'static, Result<Completion>>,
+    refused: BoxFuture<'static, Error>,
 }
 
 impl Client {
@@ -58,10 +61,13 @@ impl Client {
         key: RecordKey,
     ) -> Result<impl Stream<Item = Result<JobEvent>> + Send + use<>> {
         let subject = events_subject(&self.namespace, &key.queue, &key.kind, &key.id);
-        let events = self.conn.subscribe(subject).await?;
+        let since = Instant::now();
+        let events = self.conn.subscribe(subject.clone()).await?;
         let (client, run) = (self.clone(), key.clone());
         let end = async move { client.watch_for(&run).await }.boxed();
-        let start = Some(Watching { key, events, end });
+        let conn = self.conn.clone();
+        let refused = async move { conn.subscription_denied(&subject, since).await }.boxed();
+        let start = Some(Watching { key, events, end, refused });
         Ok(stream::try_unfold(start, |watching| async move {
             let Some(mut watching) = watching else { return Ok(None) };
             let event = watching.next().await?;
@@ -81,6 +87,7 @@ impl Watching {
                         return Ok(event);
                     }
                 }
+                error = &mut self.refused => return Err(error),
                 completion = &mut self.end => return Ok(JobEvent::Ended(Box::new(completion?))),
             }
         }

@@ -11,3 +11,4 @@ mod secrets;
 mod servers;
 mod support;
 mod tls;
+mod verbs;

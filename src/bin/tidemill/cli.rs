@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgMatches, Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
@@ -86,6 +86,17 @@ pub(crate) enum Command {
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
     Dead(dead::DeadArgs),
+}
+
+/// The verb that was called, such as `queue pause`.
+pub(crate) fn verb(matches: &ArgMatches) -> String {
+    let mut words = Vec::new();
+    let mut next = matches.subcommand();
+    while let Some((word, matches)) = next {
+        words.push(word);
+        next = matches.subcommand();
+    }
+    words.join(" ")
 }
 
 /// Reads a duration such as `1h30m`, `500ms`, or a number of seconds.

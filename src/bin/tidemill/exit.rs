@@ -37,8 +37,8 @@ pub(crate) struct UsageError(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct NotFound(pub(crate) String);
 
-/// Tells an error on standard error and gives its exit code.
-pub(crate) fn report(error: &anyhow::Error, as_json: bool) -> Exit {
+/// Tells an error of a verb on standard error and gives its exit code.
+pub(crate) fn report(error: &anyhow::Error, verb: &str, as_json: bool) -> Exit {
     if output::is_closed_pipe(error) {
         return Exit::Ok;
     }
@@ -46,11 +46,15 @@ pub(crate) fn report(error: &anyhow::Error, as_json: bool) -> Exit {
     if as_json {
         let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
         let told = json!({ "error": {
-            "code": code, "message": error.to_string(), "causes": causes,
+            "code": code, "message": error.to_string(), "causes": causes, "verb": verb,
         }});
         output::to_stderr(&told.to_string());
     } else {
-        output::error(&in_one_line(error.chain().map(ToString::to_string)));
+        let mut line = in_one_line(error.chain().map(ToString::to_string));
+        if line.contains("no permission to ") {
+            line.push_str(&format!(" (needed for `tidemill {verb}`)"));
+        }
+        output::error(&line);
     }
     exit
 }

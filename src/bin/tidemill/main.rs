@@ -24,15 +24,19 @@ mod work;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, cli::verb(&matches)))
+    });
+    let (cli, verb) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // A reader that has gone, as in `--help | head`, is no mistake.
             let _ = error.print();
@@ -43,17 +47,17 @@ fn main() -> ExitCode {
         }
     };
     output::log_to_stderr(cli.global.verbose, cli.global.quiet);
+    let json = cli.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return exit::report(&error.into(), cli.global.json).into(),
+        Err(error) => return exit::report(&error.into(), &verb, json).into(),
     };
-    let json = cli.global.json;
     let ended = runtime.block_on(run(cli));
     // Blocking work that was given up must not hold the program.
     runtime.shutdown_background();
     match ended {
         Ok(exit) => exit.into(),
-        Err(error) => exit::report(&error, json).into(),
+        Err(error) => exit::report(&error, &verb, json).into(),
     }
 }
 
