@@ -48,6 +48,9 @@ const LAST: &str = "Nats-Last-Sequence";
 /// What a look-up adds to a message's headers.
 const ADDED: [&str; 6] = [STREAM, SUBJECT, SEQUENCE, TIME, PENDING, LAST];
 
+/// Bytes that are asked for at once; one message is given in any case.
+const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+
 const NOT_FOUND: u16 = 404;
 const END_OF_BATCH: u16 = 204;
 const NO_RESPONDERS: u16 = 503;
@@ -94,7 +97,8 @@ impl Connection {
         start: Start,
         count: usize,
     ) -> Result<Batch> {
-        let mut request = json!({ "next_by_subj": filter, "batch": count });
+        let mut request =
+            json!({ "next_by_subj": filter, "batch": count, "max_bytes": MAX_BATCH_BYTES });
         match start {
             Start::Sequence(sequence) => request["seq"] = json!(sequence.max(1)),
             Start::Time(from) => request["start_time"] = json!(time::to_text(&from)),

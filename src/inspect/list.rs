@@ -14,7 +14,7 @@ use crate::priority::Priority;
 use crate::token::{Kind, Queue};
 
 /// Messages read at once.
-const PAGE: usize = 256;
+const PAGE: usize = 1000;
 
 /// Which jobs of a queue to list.
 #[derive(Clone, Debug, Default)]
@@ -115,10 +115,15 @@ impl Walk {
     async fn read_page(&mut self) -> Result<Vec<Found>> {
         let JobFilter { queue, priority, .. } = &self.filter;
         let (ns, streams) = (self.client.namespace(), self.client.streams(queue));
-        let lane = priority.map_or("*", Priority::as_str);
+        // For each page the broker counts what is still to come, which takes no time where all the
+        // stream's subjects are asked for.
+        let within = |what: &str| match priority {
+            None => ">".to_owned(),
+            Some(lane) => format!("{ns}.{what}.{queue}.{lane}.>"),
+        };
         let (stream, subjects, start) = match self.next {
-            Stretch::Lanes(from) => (&streams.jobs, format!("{ns}.jobs.{queue}.{lane}.>"), from),
-            Stretch::Timers(from) => (&streams.timers, format!("{ns}.*.{queue}.{lane}.>"), from),
+            Stretch::Lanes(from) => (&streams.jobs, within("jobs"), from),
+            Stretch::Timers(from) => (&streams.timers, within("*"), from),
             Stretch::Over => return Ok(Vec::new()),
         };
         let start = Start::Sequence(start);

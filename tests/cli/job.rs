@@ -2,7 +2,17 @@
 
 use rustix::process::{Pid, test_kill_process};
 
-use crate::support::{Mill, eventually};
+use serde::{Deserialize, Serialize};
+use tidemill::{Client, ConnectOptions, Job, JobContext, JobError, Worker};
+
+use crate::support::{Mill, Running, eventually};
+
+#[derive(Serialize, Deserialize)]
+struct Resize {}
+
+impl Job for Resize {
+    const KIND: &'static str = "resize";
+}
 
 #[tokio::test]
 async fn jobs_are_shown_and_listed_with_their_states() {
@@ -43,7 +53,7 @@ async fn jobs_are_cancelled_by_id_or_filter_after_a_word() {
     assert_eq!((&gone["status"], &gone["reason"]), (&"cancelled".into(), &"a mistake".into()));
     let unasked = mill.run(&["job", "cancel", "--all"]);
     assert_eq!(unasked.code, 2, "{unasked:?}");
-    assert!(unasked.err.contains("to cancel 2 jobs without being asked, say --yes"), "{unasked:?}");
+    assert!(unasked.err.contains("to cancel jobs without being asked, say --yes"), "{unasked:?}");
     mill.ok(&["job", "cancel", "--all", "--kind", "any", "--yes"]);
     assert_eq!(mill.json(&["job", "ls"])[0]["id"], "c");
     assert_eq!(mill.run(&["job", "cancel", "nobody"]).code, 3);
@@ -100,9 +110,46 @@ async fn a_job_is_moved_and_says_where_to() {
 async fn a_job_is_watched_to_its_end() {
     let mill = Mill::start().await;
     mill.ok(&["enqueue", "default", "any", "--id", "a"]);
-    let mut watch = crate::support::Running::start(mill.command(&["job", "watch", "a"]));
+    let mut watch = Running::start(mill.command(&["job", "watch", "a"]));
     let _worker = mill.work(&["--exec", "any=echo fine"]);
     watch.hears("done");
     assert_eq!(watch.ended().code(), Some(0));
     assert!(mill.ok(&["job", "watch", "a"]).starts_with("done"), "over already");
+}
+
+#[tokio::test]
+async fn progress_and_log_lines_are_told_while_it_runs() {
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "resize", "--id", "a"]);
+    let watch = Running::start(mill.command(&["job", "watch", "a"]));
+    let (go_on, told) = tokio::sync::watch::channel(false);
+    let handler = move |_: Resize, context: JobContext| {
+        let mut told = told.clone();
+        async move {
+            while !*told.borrow() {
+                context.progress(0.4, "resizing").await;
+                context.log("the second of five").await;
+                tokio::select! {
+                    changed = told.changed() => drop(changed),
+                    () = tokio::time::sleep(std::time::Duration::from_millis(100)) => {}
+                }
+            }
+            Ok::<_, JobError>("resized")
+        }
+    };
+    let options = ConnectOptions::new(mill.broker.url()).expect("a URL");
+    let client = Client::connect(options).await.expect("connects");
+    let worker = Worker::builder(&client).handle(handler);
+    let running = worker.build().expect("valid").start().await.expect("starts");
+    let heard = tokio::task::spawn_blocking(move || {
+        watch.hears("40 %  resizing (attempt 1)");
+        watch.hears("the second of five");
+        watch
+    });
+    let mut watch = heard.await.expect("heard while it ran");
+    go_on.send(true).expect("it listens");
+    let ended = tokio::task::spawn_blocking(move || (watch.ended().code(), watch.heard()));
+    let (code, heard) = ended.await.expect("ends");
+    assert!(code == Some(0) && heard.contains("done"), "{heard}");
+    running.drain().await;
 }

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use chrono::{TimeDelta, Utc};
-use tidemill::{JobContext, JobError, NewJob, Priority, Queue, Running};
+use futures_util::TryStreamExt;
+use tidemill::{JobContext, JobError, JobFilter, JobInfo, NewJob, Priority, Queue, Running};
 
 use crate::support::{
     Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages, until,
@@ -117,4 +118,22 @@ async fn a_queue_is_removed_with_all_it_holds_and_made_again_when_needed() {
     let info =
         eventually("the queue", || async { mill.client.queue_info(&queue).await.ok() }).await;
     assert_eq!((info.jobs, info.results), (1, 0));
+}
+
+#[tokio::test]
+async fn jobs_are_listed_in_pages_that_large_ones_do_not_burst() {
+    let mill = Mill::start().await;
+    let large = format!("\"{}\"", "x".repeat(900 * 1024));
+    for n in 0..30 {
+        let job = NewJob::raw("numbered", large.clone()).id(format!("large-{n}"));
+        mill.client.enqueue(job).await.expect("stored");
+    }
+    let jobs = (0..2500).map(|n| NewJob::new(&numbered(n)));
+    for stored in mill.client.enqueue_many(jobs).await {
+        stored.expect("stored");
+    }
+    let listed: Vec<JobInfo> =
+        mill.client.jobs(JobFilter::queue(Queue::default())).try_collect().await.expect("lists");
+    assert_eq!(listed.len(), 2530);
+    assert!(listed[..30].iter().all(|job| job.payload.len() > 900 * 1024));
 }

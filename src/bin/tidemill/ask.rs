@@ -4,12 +4,17 @@ use std::io::IsTerminal;
 
 use crate::exit::UsageError;
 
-/// Asks whether to do it. Without a terminal there is nobody to ask, and that is an error.
-pub(crate) fn confirmed(verb: &str, count: usize, what: &str) -> anyhow::Result<bool> {
-    if !std::io::stdin().is_terminal() {
-        let message = format!("to {verb} {count} {what} without being asked, say --yes");
-        return Err(UsageError(message).into());
+/// That there is somebody to ask. Without a terminal there is nobody, and that is an error.
+pub(crate) fn somebody(verb: &str, what: &str) -> Result<(), UsageError> {
+    if std::io::stdin().is_terminal() {
+        return Ok(());
     }
+    Err(UsageError(format!("to {verb} {what} without being asked, say --yes")))
+}
+
+/// Asks whether to do it.
+pub(crate) fn confirmed(verb: &str, count: usize, what: &str) -> anyhow::Result<bool> {
+    somebody(verb, &format!("{count} {what}"))?;
     eprint!("{verb} {count} {what}? [y/N] ");
     let mut answer = String::new();
     std::io::stdin().read_line(&mut answer)?;

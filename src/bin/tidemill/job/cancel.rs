@@ -63,6 +63,8 @@ pub(super) async fn run(
         return Ok(Exit::Ok);
     }
     if !args.yes {
+        // Counting a million takes a while.
+        ask::somebody("cancel", "jobs")?;
         let count = client.jobs(args.filter.filter()).count().await;
         if !ask::confirmed("cancel", count, "jobs")? {
             output::to_stderr("nothing was done");
