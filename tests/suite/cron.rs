@@ -310,6 +310,22 @@ async fn any_client_can_add_an_entry() {
 }
 
 #[tokio::test]
+async fn the_oldest_server_that_can_will_do() {
+    let broker = Broker::builder().version("2.14.6").start().await.expect("a broker");
+    let client = connect(broker.url()).await;
+    let seen = Seen::default();
+    let running = noting(&client, &seen, Duration::ZERO).await;
+    client.cron().add(CronJob::new("tick", every_second(), numbered(1))).await.expect("added");
+    seen.wait_for(2).await;
+    let job = NewJob::new(&numbered(1)).priority(Priority::Low);
+    let moved = client.cron().add(CronJob::new("tick", every_second(), job)).await;
+    assert_eq!(moved.expect("moved"), CronChange::Updated);
+    seen.wait_for(seen.len() + 2).await;
+    assert_eq!(entries(&client).await.len(), 1);
+    running.drain().await;
+}
+
+#[tokio::test]
 async fn an_old_server_is_told_from_a_new_one() {
     let broker = Broker::builder().version("2.12.8").start().await.expect("a broker");
     let client = connect(broker.url()).await;

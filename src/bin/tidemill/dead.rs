@@ -152,32 +152,25 @@ async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Resu
         output::json(&shown)?;
         return Ok(Exit::Ok);
     }
-    let line = |name: &str, value: &str| {
-        output::line(&format!("{}  {value}", output::bold(&format!("{name:>9}"))))
-    };
-    line("id", letter.id.as_str())?;
-    line("run", letter.run.as_str())?;
-    line("kind", letter.kind.as_str())?;
-    line("queue", &format!("{} ({})", letter.queue, letter.info.priority))?;
-    line("enqueued", &letter.info.enqueued_at.to_rfc3339())?;
-    line("buried", &letter.info.at.to_rfc3339())?;
-    line("reason", &letter.info.reason)?;
+    output::field("id", letter.id.as_str())?;
+    output::field("run", letter.run.as_str())?;
+    output::field("kind", letter.kind.as_str())?;
+    output::field("queue", &format!("{} ({})", letter.queue, letter.info.priority))?;
+    output::field("enqueued", &letter.info.enqueued_at.to_rfc3339())?;
+    output::field("buried", &letter.info.at.to_rfc3339())?;
+    output::field("reason", &letter.info.reason)?;
     for (name, value) in letter.headers.iter() {
-        line("header", &format!("{name}: {value}"))?;
+        output::field("header", &format!("{name}: {value}"))?;
     }
     for attempt in &attempts {
-        line("attempt", &describe(attempt))?;
+        output::field("attempt", &describe(attempt))?;
     }
     if attempts.is_empty() {
         for error in &letter.info.errors {
-            line("error", &error.message)?;
+            output::field("error", &error.message)?;
         }
     }
-    output::line(&output::bold("  payload"))?;
-    match output::payload(&letter.payload) {
-        Value::String(text) => output::line(&text)?,
-        document => output::pretty(&document)?,
-    }
+    output::shown_payload(&letter.payload)?;
     Ok(Exit::Ok)
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn json(document: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Prints a document as JSON for people.
-pub(crate) fn pretty(document: &impl Serialize) -> anyhow::Result<()> {
+fn pretty(document: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(&serde_json::to_string_pretty(document)?)?)
 }
 
@@ -53,6 +53,20 @@ pub(crate) fn bold(text: &str) -> String {
 pub(crate) fn dim(text: &str) -> String {
     let style = Style::new().dimmed();
     format!("{style}{text}{style:#}")
+}
+
+/// Prints a name and its value, one of several under each other.
+pub(crate) fn field(name: &str, value: &str) -> io::Result<()> {
+    line(&format!("{}  {value}", bold(&format!("{name:>9}"))))
+}
+
+/// Prints a payload for people, under its title.
+pub(crate) fn shown_payload(bytes: &[u8]) -> anyhow::Result<()> {
+    line(&bold("  payload"))?;
+    match payload(bytes) {
+        Value::String(text) => Ok(line(&text)?),
+        document => pretty(&document),
+    }
 }
 
 /// A table in the manner of the nats command line.

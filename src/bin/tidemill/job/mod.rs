@@ -144,29 +144,22 @@ fn summary(job: &JobInfo) -> Value {
 }
 
 fn show(job: &JobInfo) -> anyhow::Result<()> {
-    let line = |name: &str, value: &str| {
-        output::line(&format!("{}  {value}", output::bold(&format!("{name:>9}"))))
-    };
-    line("id", job.id.as_str())?;
-    line("run", job.run.as_str())?;
-    line("kind", job.kind.as_str())?;
-    line("queue", &format!("{} ({})", job.queue, job.priority))?;
-    line("state", &describe(&job.state))?;
-    line("enqueued", &job.enqueued_at.to_rfc3339())?;
+    output::field("id", job.id.as_str())?;
+    output::field("run", job.run.as_str())?;
+    output::field("kind", job.kind.as_str())?;
+    output::field("queue", &format!("{} ({})", job.queue, job.priority))?;
+    output::field("state", &describe(&job.state))?;
+    output::field("enqueued", &job.enqueued_at.to_rfc3339())?;
     for (name, value) in job.headers.iter() {
-        line("header", &format!("{name}: {value}"))?;
+        output::field("header", &format!("{name}: {value}"))?;
     }
     for attempt in &job.attempts {
-        line("attempt", &dead::describe(attempt))?;
+        output::field("attempt", &dead::describe(attempt))?;
     }
     if job.payload.is_empty() {
         return Ok(());
     }
-    output::line(&output::bold("  payload"))?;
-    match output::payload(&job.payload) {
-        Value::String(text) => Ok(output::line(&text)?),
-        document => output::pretty(&document),
-    }
+    output::shown_payload(&job.payload)
 }
 
 /// A state with what belongs to it.
