@@ -42,6 +42,7 @@
 //!
 //! | module | role |
 //! |---|---|
+//! | `agent` | the jobs of an agent runtime, its run store |
 //! | `control`, `dead` | operators' verbs: cancel, pause, purge; dead letters |
 //! | `inspect` | where jobs stand |
 //! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
@@ -82,6 +83,8 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "agent")]
+pub mod agent;
 mod broker;
 mod client;
 mod control;

@@ -108,6 +108,23 @@ async fn ensure_stream(
     Ok(())
 }
 
+impl Connection {
+    /// Makes a stream where it is missing; one that is there is left as it is.
+    #[cfg(feature = "agent")]
+    pub(crate) async fn make_stream(&self, stream: &str, config: &Value) -> Result<()> {
+        if stream_info(self, stream).await?.is_some() {
+            return Ok(());
+        }
+        let verb = format!("STREAM.CREATE.{stream}");
+        match api::call::<Value>(self, &verb, Some(config)).await? {
+            Ok(_) => Ok(()),
+            // Somebody else has just made it.
+            Err(error) if error.err_code == code::STREAM_NAME_IN_USE => Ok(()),
+            Err(error) => Err(cannot_create("stream", stream, error)),
+        }
+    }
+}
+
 async fn ensure_consumer(
     conn: &Connection,
     stream: &str,

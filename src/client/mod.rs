@@ -265,6 +265,13 @@ impl Client {
         StreamNames::new(&self.namespace, queue)
     }
 
+    /// How many replicas its queues have, and their storage in the broker's words.
+    #[cfg(feature = "agent")]
+    pub(crate) fn replicas_and_storage(&self) -> (u8, &'static str) {
+        let QueueConfig { replicas, storage, .. } = *self.queue_config;
+        (replicas, storage.as_str())
+    }
+
     /// How long an enqueue whose outcome is unknown is asked again.
     pub(crate) fn resolve_window(&self) -> Duration {
         2 * self.queue_config.ack_wait

@@ -28,7 +28,7 @@ pub struct JobFilter {
     pub kind: Option<Kind>,
     /// Only with this tag.
     pub tag: Option<String>,
-    /// Only in this state, by its word: see [`JobState::as_str`].
+    /// Only in this state, by its word: see [`JobState::as_str`](super::JobState::as_str).
     pub state: Option<String>,
 }
 

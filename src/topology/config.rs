@@ -14,6 +14,16 @@ pub enum Storage {
     Memory,
 }
 
+impl Storage {
+    /// In the broker's words.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Memory => "memory",
+        }
+    }
+}
+
 /// How a queue is set up. The defaults suit one server and a moderate load; each field says what it
 /// limits.
 #[derive(Clone, Debug, PartialEq, Eq)]

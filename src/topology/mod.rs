@@ -199,7 +199,7 @@ fn base_config(name: &str, subjects: Vec<String>, what: &str, config: &QueueConf
         "name": name,
         "description": what,
         "subjects": subjects,
-        "storage": match config.storage { Storage::File => "file", Storage::Memory => "memory" },
+        "storage": config.storage.as_str(),
         "num_replicas": config.replicas,
         "max_consumers": -1,
         "max_msgs_per_subject": -1,

@@ -30,6 +30,9 @@ pub(crate) mod name {
     /// Of which timer a message is, and what is to become of that.
     pub(crate) const SCHEDULER: &str = "Nats-Scheduler";
     pub(crate) const SCHEDULE_NEXT: &str = "Nats-Schedule-Next";
+    /// By which the broker leaves out what it has stored lately; never on jobs.
+    #[cfg(feature = "agent")]
+    pub(crate) const MESSAGE_ID: &str = "Nats-Msg-Id";
     /// What begins so is the broker's and is never copied.
     pub(crate) const BROKER_PREFIX: &str = "nats-";
     /// What begins so is ours.

@@ -1,0 +1,177 @@
+//! What every run store must do: one suite for all of them.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use serde_json::json;
+use tidemill::agent::{
+    AgentEvent, JetStreamRunStore, MemoryRunStore, PersistEvent, RunFilter, RunId, RunRecord,
+    RunStatus, RunStore, StoreError, TestJob, persisting,
+};
+use tidemill::{JobId, Status, Worker};
+use uuid::Uuid;
+
+use crate::support::{broker, connect, said};
+
+type Store = Arc<dyn RunStore>;
+
+fn job(n: usize) -> JobId {
+    JobId::new(format!("job-{n}")).expect("valid")
+}
+
+async fn conformance(store: Store) {
+    store.health().await.expect("healthy");
+    runs_are_created_found_and_updated(&store).await;
+    logs_are_numbered_without_gaps(&store).await;
+    appends_at_once_are_each_there_once(&store).await;
+    unknown_things_survive(&store).await;
+    runs_are_listed_with_filters(&store).await;
+    deleting_takes_the_log_along(&store).await;
+}
+
+fn record() -> RunRecord {
+    RunRecord::new(RunId::new(), Uuid::now_v7(), "openai", "gpt-x")
+}
+
+async fn runs_are_created_found_and_updated(store: &Store) {
+    let mut run = record();
+    run.metadata = json!({"of": "me"});
+    run.client_request_id = Some("request-7".to_owned());
+    assert!(store.get(run.id).await.expect("looks").is_none());
+    store.create(run.clone()).await.expect("stored");
+    store.create(run.clone()).await.expect("the very same");
+    let there = store.get(run.id).await.expect("looks").expect("there");
+    assert_eq!(there.metadata, run.metadata);
+    assert_eq!((there.id, there.status.clone()), (run.id, RunStatus::Pending));
+    let other = RunRecord { model: "gpt-y".to_owned(), ..run.clone() };
+    assert!(matches!(store.create(other).await, Err(StoreError::Exists(id)) if id == run.id));
+    store.update_status(run.id, RunStatus::CallingModel).await.expect("updated");
+    let there = store.get(run.id).await.expect("looks").expect("there");
+    assert_eq!(there.status, RunStatus::CallingModel);
+    assert!(there.updated_at >= run.updated_at);
+    let nobody = store.update_status(RunId::new(), RunStatus::Failed).await;
+    assert!(matches!(nobody, Err(StoreError::NotFound(_))));
+}
+
+async fn logs_are_numbered_without_gaps(store: &Store) {
+    let (run, beside) = (RunId::new(), RunId::new());
+    assert!(store.events(run).await.expect("looks").is_empty());
+    for n in 0..5 {
+        let number = store.append(run, &job(n), said(run, &n.to_string())).await.expect("appended");
+        assert_eq!(number, n as u64);
+        store.append(beside, &job(n), said(beside, "beside")).await.expect("appended");
+    }
+    // A job that is worked again appends nothing.
+    assert_eq!(store.append(run, &job(2), said(run, "again")).await.expect("known"), 2);
+    let log = store.events(run).await.expect("reads");
+    let expected: Vec<(u64, AgentEvent)> = (0..5).map(|n| (n, said(run, &n.to_string()))).collect();
+    let told: Vec<(u64, AgentEvent)> =
+        log.iter().map(|event| (event.sequence, event.event.clone())).collect();
+    assert_eq!(told, expected);
+    assert!(log.iter().all(|event| event.run_id == run));
+    assert_eq!(log[3].job, job(3));
+}
+
+async fn appends_at_once_are_each_there_once(store: &Store) {
+    const JOBS: usize = 40;
+    let run = RunId::new();
+    // Each twice, as by two workers.
+    let appends = (0..2 * JOBS).map(|n| async move {
+        let event = said(run, &(n % JOBS).to_string());
+        (n % JOBS, store.append(run, &job(n % JOBS), event).await.expect("appended"))
+    });
+    let numbers = join_all(appends).await;
+    let log = store.events(run).await.expect("reads");
+    assert_eq!(log.len(), JOBS);
+    for (n, event) in log.iter().enumerate() {
+        assert_eq!(event.sequence, n as u64, "no gap, and in order");
+    }
+    for (n, number) in numbers {
+        assert_eq!(log[number as usize].job, job(n), "told the number that it has");
+    }
+}
+
+async fn unknown_things_survive(store: &Store) {
+    let run = RunId::new();
+    let event = json!({"RunPaused": {"run_id": run, "by": "some\u{0}body", "n": 1.5}});
+    let event: AgentEvent = serde_json::from_value(event).expect("reads");
+    store.append(run, &job(0), event.clone()).await.expect("appended");
+    assert_eq!(store.events(run).await.expect("reads")[0].event, event);
+    let mut record = record();
+    record.status = RunStatus::Other("Dreaming".to_owned());
+    record.extra.insert("added_later".to_owned(), json!([1, 2]));
+    store.create(record.clone()).await.expect("stored");
+    let there = store.get(record.id).await.expect("looks").expect("there");
+    assert_eq!((there.status, there.extra), (record.status, record.extra));
+}
+
+async fn runs_are_listed_with_filters(store: &Store) {
+    let session = Uuid::now_v7();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        let mut run = record();
+        run.session_id = session;
+        run.created_at += chrono::TimeDelta::milliseconds(n);
+        ids.push(run.id);
+        store.create(run).await.expect("stored");
+    }
+    store.update_status(ids[1], RunStatus::Completed).await.expect("updated");
+    let listed = async |filter: RunFilter| {
+        let runs = store.runs(&filter).await.expect("lists");
+        runs.iter().map(|run| run.id).collect::<Vec<_>>()
+    };
+    let of_session = RunFilter { session_id: Some(session), ..RunFilter::default() };
+    assert_eq!(listed(of_session.clone()).await, ids);
+    let done = RunFilter { status: Some(RunStatus::Completed), ..of_session.clone() };
+    assert_eq!(listed(done).await, [ids[1]]);
+    let page = RunFilter { offset: 1, limit: Some(2), ..of_session };
+    assert_eq!(listed(page).await, ids[1..3]);
+    assert!(listed(RunFilter::default()).await.len() >= 5);
+}
+
+async fn deleting_takes_the_log_along(store: &Store) {
+    let run = record();
+    store.create(run.clone()).await.expect("stored");
+    store.append(run.id, &job(0), said(run.id, "hello")).await.expect("appended");
+    store.delete(run.id).await.expect("deleted");
+    store.delete(run.id).await.expect("gone already");
+    assert!(store.get(run.id).await.expect("looks").is_none());
+    assert!(store.events(run.id).await.expect("reads").is_empty());
+    let number = store.append(run.id, &job(1), said(run.id, "anew")).await.expect("appended");
+    assert_eq!(number, 0, "a log that begins anew");
+}
+
+#[tokio::test]
+async fn memory_conforms() {
+    conformance(Arc::new(MemoryRunStore::new())).await;
+}
+
+#[tokio::test]
+async fn jetstream_conforms() {
+    let broker = broker().await;
+    let client = connect(&broker).await;
+    let store = JetStreamRunStore::open(&client).await.expect("a store");
+    conformance(Arc::new(store)).await;
+    // Opened again it is the same.
+    let again = JetStreamRunStore::open(&client).await.expect("the same store");
+    assert!(!again.runs(&RunFilter::default()).await.expect("lists").is_empty());
+}
+
+#[tokio::test]
+async fn events_are_persisted_by_workers() {
+    let broker = broker().await;
+    let client = connect(&broker).await;
+    let store = Arc::new(JetStreamRunStore::open(&client).await.expect("a store"));
+    let worker = persisting(Worker::builder(&client), store.clone());
+    let running = worker.build().expect("valid").start().await.expect("starts");
+    let run_id = RunId::new();
+    for n in 0..3 {
+        let job = PersistEvent { run_id, event: said(run_id, &n.to_string()) };
+        let done = client.enqueue(job).await.expect("stored").completion().await.expect("ends");
+        assert_eq!(done.result::<u64>().expect("a number"), Some(n));
+    }
+    let test = client.enqueue(TestJob { message: "hello".to_owned() }).await.expect("stored");
+    assert_eq!(test.completion().await.expect("ends").status, Status::Done);
+    assert_eq!(store.events(run_id).await.expect("reads").len(), 3);
+    running.drain().await;
+}
