@@ -27,6 +27,7 @@
 
 mod event;
 mod jobs;
+mod pool;
 mod publish;
 mod run;
 mod store;
@@ -38,6 +39,7 @@ pub use event::{
     ToolExecutionResult, ToolExecutionStarted, UsageRecorded,
 };
 pub use jobs::{PersistEvent, PublishExternalEvent, TestJob, persisting, publishing};
+pub use pool::{PoolFile, PoolImport};
 pub use publish::{EventPublisher, JetStreamPublisher, PublishError, Publishers};
 pub use run::{RunEvent, RunFilter, RunId, RunRecord, RunStatus};
 pub use store::{JetStreamRunStore, MemoryRunStore, RunStore, StoreError, StoreResult};

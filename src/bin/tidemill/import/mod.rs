@@ -1,5 +1,6 @@
 //! `tidemill import`: jobs from a file, each line one.
 
+mod pool;
 mod state;
 
 use std::fs::File;
@@ -11,7 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
-use tidemill::{Import, NewJob};
+use tidemill::{Import, NewJob, Queue};
 
 use self::state::{Place, State, Step};
 use crate::cli::Global;
@@ -35,7 +36,10 @@ It may also have queue, id, unique (a key), unique_for_ms, max_retries, backoff 
 run_at and expires_at (RFC 3339), delay_ms, tags (a list) and headers (an object).
 
 While the broker is away or the queue is full, the import waits. How far it has come is kept in
-FILE.import until it is whole: broken off, the same command goes on from there, and doubles none.";
+FILE.import until it is whole: broken off, the same command goes on from there, and doubles none.
+
+A file that is one JSON list is taken for the pending jobs of the agent runtime `behest`: ids, priorities,
+attempts and times are kept, and once all are in, the file is renamed to FILE.imported.";
 
 /// Put in jobs from a file, each line one; broken off, the same command goes on.
 #[derive(Debug, Args)]
@@ -43,6 +47,9 @@ FILE.import until it is whole: broken off, the same command goes on from there, 
 pub(crate) struct ImportArgs {
     /// The file, or - for standard input, which cannot be gone on with
     file: PathBuf,
+    /// The queue of the jobs of an agent runtime's pool; other files name queues line by line
+    #[arg(long, default_value = "default")]
+    queue: Queue,
     /// Where to keep how far it has come; FILE.import unless given
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
@@ -74,6 +81,9 @@ impl Tally {
 type Numbered = (u64, NewJob);
 
 pub(crate) async fn run(global: &Global, args: ImportArgs) -> anyhow::Result<Exit> {
+    if pool::is_one(&args.file) {
+        return pool::run(global, &args.file, &args.queue, args.dry_run).await;
+    }
     let mut lines = Lines::open(&args.file)?;
     let started = Instant::now();
     let mut tally = Tally::default();
