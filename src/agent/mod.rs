@@ -29,6 +29,8 @@ mod event;
 mod jobs;
 mod pool;
 mod publish;
+#[cfg(feature = "redis")]
+mod publish_redis;
 mod run;
 mod store;
 
@@ -41,5 +43,9 @@ pub use event::{
 pub use jobs::{PersistEvent, PublishExternalEvent, TestJob, persisting, publishing};
 pub use pool::{PoolFile, PoolImport};
 pub use publish::{EventPublisher, JetStreamPublisher, PublishError, Publishers};
+#[cfg(feature = "redis")]
+pub use publish_redis::RedisStreamsPublisher;
 pub use run::{RunEvent, RunFilter, RunId, RunRecord, RunStatus};
+#[cfg(feature = "postgres")]
+pub use store::PostgresRunStore;
 pub use store::{JetStreamRunStore, MemoryRunStore, RunStore, StoreError, StoreResult};

@@ -2,5 +2,6 @@
 
 mod pool;
 mod publish;
+mod servers;
 mod store;
 mod support;

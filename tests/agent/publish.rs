@@ -1,49 +1,94 @@
 //! Events handed to the outside: what every publisher must do, and setting one while workers run.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 
+use redis::AsyncCommands;
+use redis::streams::StreamRangeReply;
 use tidemill::agent::{
     AgentEvent, EventPublisher, JetStreamPublisher, PublishError, PublishExternalEvent, Publishers,
-    RunId, publishing,
+    RedisStreamsPublisher, RunId, publishing,
 };
 use tidemill::{Client, JobId, Status, Worker};
 
 use crate::support::{broker, connect, said};
 
-/// Publishes three events, one of them twice, as a job that is worked again does.
-async fn publish_some(publisher: &dyn EventPublisher, run: RunId) {
+/// What every publisher must do: what it took is there, in order, each event at least once. `stored`
+/// tells what the outside has, a second one of the same job left out.
+async fn conformance(publisher: &dyn EventPublisher, stored: impl AsyncFn() -> Vec<AgentEvent>) {
+    let run = RunId::new();
+    // One of them twice, as a job that is worked again does it.
     for (job, text) in [("a", "one"), ("b", "two"), ("b", "two"), ("c", "three")] {
         let job = JobId::new(job).expect("valid");
         publisher.publish(&job, &said(run, text)).await.expect("published");
     }
+    let unknown = serde_json::json!({"RunPaused": {"run_id": run, "n": [1.5, null]}});
+    let unknown: AgentEvent = serde_json::from_value(unknown).expect("an event");
+    publisher.publish(&JobId::new("d").expect("valid"), &unknown).await.expect("published");
+    let mut expected: Vec<AgentEvent> = ["one", "two", "three"].map(|text| said(run, text)).into();
+    expected.push(unknown);
+    assert_eq!(stored().await, expected);
 }
 
 #[tokio::test]
-async fn jetstream_has_each_event_once_and_in_order() {
+async fn jetstream_conforms() {
     let broker = broker().await;
     let client = connect(&broker).await;
     let nats = async_nats::connect(broker.url()).await.expect("connects");
     let config = r#"{"name":"EVENTS","subjects":["events.>"],"allow_direct":true}"#;
     nats.request("$JS.API.STREAM.CREATE.EVENTS", config.into()).await.expect("a stream");
     let publisher = JetStreamPublisher::new(&client, "events.agent").expect("a subject");
+    conformance(&publisher, async || {
+        let mut all = Vec::new();
+        for sequence in 1.. {
+            let request = format!(r#"{{"seq":{sequence}}}"#);
+            let answer = nats.request("$JS.API.DIRECT.GET.EVENTS", request.into()).await;
+            let message = answer.expect("an answer");
+            let Ok(event) = serde_json::from_slice(&message.payload) else { break };
+            all.push(event);
+        }
+        all
+    })
+    .await;
     let run = RunId::new();
-    publish_some(&publisher, run).await;
-    let stored = async |sequence: u64| {
-        let request = format!(r#"{{"seq":{sequence}}}"#);
-        let answer = nats.request("$JS.API.DIRECT.GET.EVENTS", request.into()).await;
-        let message = answer.expect("an answer");
-        serde_json::from_slice::<AgentEvent>(&message.payload).ok()
-    };
-    for (sequence, text) in (1..).zip(["one", "two", "three"]) {
-        assert_eq!(stored(sequence).await, Some(said(run, text)));
-    }
-    assert_eq!(stored(4).await, None, "and no more");
     let nowhere = JetStreamPublisher::new(&client, "nowhere").expect("a subject");
     let job = JobId::new("a").expect("valid");
     assert!(nowhere.publish(&job, &said(run, "lost")).await.is_err());
     for bad in ["", "events.*", "a..b", "a b", "events.>"] {
         assert!(JetStreamPublisher::new(&client, bad).is_err(), "{bad:?}");
     }
+}
+
+#[tokio::test]
+async fn redis_streams_conform() {
+    let server = crate::servers::redis();
+    let publisher = RedisStreamsPublisher::connect(&server.url, "events").await.expect("connects");
+    let client = redis::Client::open(server.url.as_str()).expect("a URL");
+    let mut connection = client.get_multiplexed_async_connection().await.expect("connects");
+    let entries = connection.clone();
+    conformance(&publisher, async || {
+        let mut entries = entries.clone();
+        let all: StreamRangeReply = entries.xrange_all("events").await.expect("reads");
+        let mut seen = HashSet::new();
+        let mut events = Vec::new();
+        for entry in all.ids {
+            let field = |name: &str| entry.get::<String>(name).expect("a field");
+            if seen.insert(field("job")) {
+                events.push(serde_json::from_str(&field("event")).expect("an event"));
+            }
+        }
+        events
+    })
+    .await;
+    let few = publisher.clone().max_len(100);
+    let (job, run) = (JobId::new("a").expect("valid"), RunId::new());
+    for n in 0..1000 {
+        few.publish(&job, &said(run, &n.to_string())).await.expect("published");
+    }
+    let length: usize = connection.xlen("events").await.expect("a length");
+    assert!((100..400).contains(&length), "trimmed to about a hundred: {length}");
+    drop(server);
+    assert!(few.publish(&job, &said(run, "lost")).await.is_err());
 }
 
 /// Notes what it is given, or refuses it.

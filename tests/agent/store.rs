@@ -5,13 +5,13 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use serde_json::json;
 use tidemill::agent::{
-    AgentEvent, JetStreamRunStore, MemoryRunStore, PersistEvent, RunFilter, RunId, RunRecord,
-    RunStatus, RunStore, StoreError, TestJob, persisting,
+    AgentEvent, JetStreamRunStore, MemoryRunStore, PersistEvent, PostgresRunStore, RunFilter,
+    RunId, RunRecord, RunStatus, RunStore, StoreError, TestJob, persisting,
 };
 use tidemill::{JobId, Status, Worker};
 use uuid::Uuid;
 
-use crate::support::{broker, connect, said};
+use crate::support::{broker, connect, eventually, said};
 
 type Store = Arc<dyn RunStore>;
 
@@ -155,6 +155,20 @@ async fn jetstream_conforms() {
     // Opened again it is the same.
     let again = JetStreamRunStore::open(&client).await.expect("the same store");
     assert!(!again.runs(&RunFilter::default()).await.expect("lists").is_empty());
+}
+
+#[tokio::test]
+async fn postgres_conforms() {
+    let server = crate::servers::postgres();
+    // It takes connections a moment before it is ready for them.
+    let store =
+        eventually("a store", || async { PostgresRunStore::connect(&server.url).await.ok() });
+    conformance(Arc::new(store.await)).await;
+    let many = join_all((0..5).map(|_| PostgresRunStore::connect(&server.url))).await;
+    assert!(many.iter().all(Result::is_ok), "opened at once by many: {many:?}");
+    drop(server);
+    let gone = many.into_iter().next().expect("one").expect("a store").health().await;
+    assert!(matches!(gone, Err(StoreError::Backend(_))), "{gone:?}");
 }
 
 #[tokio::test]

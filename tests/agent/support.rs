@@ -1,5 +1,8 @@
 //! A broker, a client, and events to work with.
 
+use std::future::Future;
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use tidemill::agent::{AgentEvent, RunId};
 use tidemill::embedded::Broker;
@@ -20,4 +23,19 @@ pub(crate) fn said(run: RunId, text: &str) -> AgentEvent {
         "run_id": run, "delta": text, "timestamp": "2026-11-23T07:00:05.419310569Z",
     }});
     serde_json::from_value(event).expect("an event")
+}
+
+/// Asks until the answer is `Some`, or fails the test with what was waited for.
+pub(crate) async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "it never came: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -2,6 +2,8 @@
 
 mod jetstream;
 mod memory;
+#[cfg(feature = "postgres")]
+mod postgres;
 
 use std::error::Error as StdError;
 
@@ -9,6 +11,8 @@ use async_trait::async_trait;
 
 pub use self::jetstream::JetStreamRunStore;
 pub use self::memory::MemoryRunStore;
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresRunStore;
 use super::event::AgentEvent;
 use super::run::{RunEvent, RunFilter, RunId, RunRecord, RunStatus};
 use crate::token::JobId;
