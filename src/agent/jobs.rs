@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::background::JobType;
 use super::event::AgentEvent;
 use super::publish::Publishers;
 use super::run::RunId;
@@ -55,24 +56,26 @@ fn policy() -> RetryPolicy {
     RetryPolicy::new(3, Backoff::linear(STEP))
 }
 
-/// A worker that also persists events in `store`, and works test jobs.
+/// A worker that also persists events in `store`, and works test jobs. What was done is the result: a
+/// [`JobType`].
 pub fn persisting(worker: WorkerBuilder, store: Arc<dyn RunStore>) -> WorkerBuilder {
     let persist = move |job: PersistEvent, context: JobContext| {
         let store = store.clone();
         async move {
-            let number = store.append(job.run_id, context.id(), job.event).await?;
-            Ok::<u64, JobError>(number)
+            store.append(job.run_id, context.id(), job.event.clone()).await?;
+            Ok::<JobType, JobError>(job.into())
         }
     };
     let test = |job: TestJob, _: JobContext| async move {
         tracing::info!(job.message, "a test job");
-        Ok::<String, JobError>(job.message)
+        Ok::<JobType, JobError>(job.into())
     };
     let persist = Handler::new(persist).retry(policy());
     worker.handler(persist).handler(Handler::new(test).retry(policy()))
 }
 
 /// A worker that also publishes events by the publisher of the moment; without one they are done with.
+/// What was done is the result: a [`JobType`].
 pub fn publishing(worker: WorkerBuilder, publishers: Publishers) -> WorkerBuilder {
     let publish = move |job: PublishExternalEvent, context: JobContext| {
         let publisher = publishers.get();
@@ -81,44 +84,8 @@ pub fn publishing(worker: WorkerBuilder, publishers: Publishers) -> WorkerBuilde
                 let published = publisher.publish(context.id(), &job.event).await;
                 published.map_err(|error| JobError::failed(error.to_string()))?;
             }
-            Ok::<(), JobError>(())
+            Ok::<JobType, JobError>(job.into())
         }
     };
     worker.handler(Handler::new(publish).retry(policy()))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::Value;
-
-    use super::*;
-
-    /// What the runtime's own crate wrote when it was shut down with jobs left.
-    const PENDING: &str = include_str!("../../tests/fixtures/pending_jobs.json");
-
-    #[test]
-    fn payloads_are_read_and_written_as_the_runtime_has_them() {
-        let jobs: Vec<Value> = serde_json::from_str(PENDING).expect("JSON");
-        assert_eq!(jobs.len(), 14);
-        for job in jobs {
-            let (kind, payload) = (&job["job_type"]["type"], job["job_type"]["payload"].clone());
-            let written = match kind.as_str().expect("a name") {
-                "PersistEvent" => {
-                    let job: PersistEvent = serde_json::from_value(payload.clone()).expect("reads");
-                    assert_eq!(job.event.run_id(), Some(job.run_id));
-                    assert!(!matches!(job.event, AgentEvent::Other(_)), "{payload}");
-                    serde_json::to_value(job)
-                }
-                "PublishExternalEvent" => {
-                    let job = serde_json::from_value::<PublishExternalEvent>(payload.clone());
-                    serde_json::to_value(job.expect("reads"))
-                }
-                "TestJob" => serde_json::to_value(
-                    serde_json::from_value::<TestJob>(payload.clone()).expect("reads"),
-                ),
-                other => panic!("a kind of job that is not known: {other}"),
-            };
-            assert_eq!(written.expect("writes"), payload);
-        }
-    }
 }

@@ -25,6 +25,7 @@
 //! # }
 //! ```
 
+mod background;
 mod event;
 mod jobs;
 mod pool;
@@ -34,6 +35,7 @@ mod publish_redis;
 mod run;
 mod store;
 
+pub use background::{BackgroundJob, JobConditions, JobPriority, JobType};
 pub use event::{
     AgentEvent, CompactionCircuitOpened, ContextBuilt, DoomLoopDetected, FinishReason,
     MessageCommitted, ModelStarted, RunCancelled, RunCompleted, RunFailed, RunStarted, TextDelta,
@@ -41,7 +43,7 @@ pub use event::{
     ToolExecutionResult, ToolExecutionStarted, UsageRecorded,
 };
 pub use jobs::{PersistEvent, PublishExternalEvent, TestJob, persisting, publishing};
-pub use pool::{PoolFile, PoolImport};
+pub use pool::{Execution, JobPool, JobPoolBuilder, PoolFile, PoolImport};
 pub use publish::{EventPublisher, JetStreamPublisher, PublishError, Publishers};
 #[cfg(feature = "redis")]
 pub use publish_redis::RedisStreamsPublisher;

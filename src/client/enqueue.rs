@@ -112,7 +112,7 @@ impl Client {
         unconstrained(stream::iter(stores).buffered(PIPELINE).collect()).await
     }
 
-    pub(super) async fn store(&self, mut job: Ready) -> Result<JobHandle> {
+    pub(crate) async fn store(&self, mut job: Ready) -> Result<JobHandle> {
         self.check_size(&job)?;
         let times = self.whole.times(&job.queue);
         let guard = guard_subject(&self.namespace, &job.queue, &job.kind, &job.id);

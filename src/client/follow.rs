@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 
+use futures_util::TryStreamExt;
 use futures_util::stream::{self, Stream};
 
 use super::Client;
@@ -84,7 +85,7 @@ impl Client {
         &self,
         filter: RecordFilter,
     ) -> Result<impl Stream<Item = Result<Completion>> + Send + use<>> {
-        self.follow(RecordKind::Result, filter).await
+        Ok(self.follow(RecordKind::Result, filter).await?.map_ok(|(_, record)| record))
     }
 
     /// Follows the ledger of attempts of a queue, without end: failed ones above all. (A run that
@@ -96,14 +97,15 @@ impl Client {
         &self,
         filter: RecordFilter,
     ) -> Result<impl Stream<Item = Result<AttemptRecord>> + Send + use<>> {
-        self.follow(RecordKind::Attempt, filter).await
+        Ok(self.follow(RecordKind::Attempt, filter).await?.map_ok(|(_, record)| record))
     }
 
-    async fn follow<R: Record + Send>(
+    /// Follows records of a queue, each with whose it is.
+    pub(crate) async fn follow<R: Record + Send>(
         &self,
         record: RecordKind,
         filter: RecordFilter,
-    ) -> Result<impl Stream<Item = Result<R>> + Send + use<R>> {
+    ) -> Result<impl Stream<Item = Result<(RecordKey, R)>> + Send + use<R>> {
         let follower = Follower::new(self.clone(), record, filter).await?;
         Ok(stream::try_unfold(follower, |mut follower| async move {
             let record = follower.next().await?;
@@ -137,13 +139,14 @@ impl Follower {
         Ok(Self { client, record, stream, subjects, wakes, position, read: VecDeque::new() })
     }
 
-    async fn next<R: Record>(&mut self) -> Result<R> {
+    async fn next<R: Record>(&mut self) -> Result<(RecordKey, R)> {
         loop {
             while let Some(stored) = self.read.pop_front() {
                 self.position = Start::Sequence(stored.sequence + 1);
                 let key = RecordKey::parse(&self.client.namespace, self.record, &stored.subject);
-                if let Some(record) = key.and_then(|key| parse_record(&key, &stored.payload)) {
-                    return Ok(record);
+                let Some(key) = key else { continue };
+                if let Some(record) = parse_record(&key, &stored.payload) {
+                    return Ok((key, record));
                 }
             }
             self.refill().await?;

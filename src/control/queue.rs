@@ -69,19 +69,35 @@ impl Client {
             lanes.push(LaneInfo { priority, waiting, unsettled, paused_until });
         }
         let (jobs, bytes) = conn.stream_size(&streams.jobs).await?;
-        let (ns, timers) = (self.namespace(), conn.stream_size(&streams.timers).await?.0);
-        let cron = conn.count(&streams.timers, &cron_filter(ns, queue, None)).await?;
-        let fired = conn.count(&streams.timers, &fired_subject(ns, queue, None)).await?;
+        let (timers, cron) = self.timers_and_cron(queue).await?;
         Ok(QueueInfo {
             name: queue.clone(),
             lanes,
             jobs,
             bytes,
-            timers: timers.saturating_sub(cron + fired),
+            timers,
             cron,
             results: conn.stream_size(&streams.results).await?.0,
             dead: conn.stream_size(&streams.dead).await?.0,
         })
+    }
+
+    /// How many jobs of a queue the broker holds until they are due, and its cron entries.
+    async fn timers_and_cron(&self, queue: &Queue) -> Result<(u64, u64)> {
+        let (ns, conn, stream) = (self.namespace(), self.conn(), self.streams(queue).timers);
+        let cron = conn.count(&stream, &cron_filter(ns, queue, None)).await?;
+        let fired = conn.count(&stream, &fired_subject(ns, queue, None)).await?;
+        let all = conn.stream_size(&stream).await?.0;
+        Ok((all.saturating_sub(cron + fired), cron))
+    }
+
+    /// How many jobs of a queue are unfinished: waiting, running, backing off or not yet due.
+    ///
+    /// # Errors
+    /// As [`Client::queue_info`].
+    pub async fn unfinished(&self, queue: &Queue) -> Result<u64> {
+        let (timers, _) = self.timers_and_cron(queue).await?;
+        Ok(timers + self.conn().stream_size(&self.streams(queue).jobs).await?.0)
     }
 
     /// Stops handing out jobs of a queue, or of one of its lanes, to all workers: until a time, or

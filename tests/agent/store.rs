@@ -5,8 +5,8 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use serde_json::json;
 use tidemill::agent::{
-    AgentEvent, JetStreamRunStore, MemoryRunStore, PersistEvent, PostgresRunStore, RunFilter,
-    RunId, RunRecord, RunStatus, RunStore, StoreError, TestJob, persisting,
+    AgentEvent, JetStreamRunStore, JobType, MemoryRunStore, PersistEvent, PostgresRunStore,
+    RunFilter, RunId, RunRecord, RunStatus, RunStore, StoreError, TestJob, persisting,
 };
 use tidemill::{JobId, Status, Worker};
 use uuid::Uuid;
@@ -181,8 +181,9 @@ async fn events_are_persisted_by_workers() {
     let run_id = RunId::new();
     for n in 0..3 {
         let job = PersistEvent { run_id, event: said(run_id, &n.to_string()) };
-        let done = client.enqueue(job).await.expect("stored").completion().await.expect("ends");
-        assert_eq!(done.result::<u64>().expect("a number"), Some(n));
+        let stored = client.enqueue(job.clone()).await.expect("stored");
+        let done = stored.completion().await.expect("ends").result().expect("a job");
+        assert_eq!(done, Some(JobType::from(job)), "what was done is the result");
     }
     let test = client.enqueue(TestJob { message: "hello".to_owned() }).await.expect("stored");
     assert_eq!(test.completion().await.expect("ends").status, Status::Done);

@@ -1,8 +1,7 @@
 //! The file of an agent runtime's job pool, taken over.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use anyhow::Context;
 use serde_json::json;
 use tidemill::Queue;
 use tidemill::agent::{PoolFile, PoolImport};
@@ -26,9 +25,7 @@ pub(super) async fn run(
     queue: &Queue,
     dry_run: bool,
 ) -> anyhow::Result<Exit> {
-    let cannot = || format!("cannot read {}", path.display());
-    let text = std::fs::read_to_string(path).with_context(cannot)?;
-    let file = PoolFile::parse(&text, queue)?;
+    let file = PoolFile::read(path, queue)?;
     let count = file.len();
     let done = match dry_run {
         true => {
@@ -39,7 +36,7 @@ pub(super) async fn run(
         false => file.import(&global.client().await?).await?,
     };
     let is_whole = done.broken.is_empty();
-    let renamed = if is_whole && !dry_run { Some(put_aside(path)?) } else { None };
+    let renamed = if is_whole && !dry_run { Some(PoolFile::put_aside(path)?) } else { None };
     if global.json {
         let broken: Vec<_> =
             done.broken.iter().map(|(at, error)| json!({ "entry": at, "error": error })).collect();
@@ -66,22 +63,4 @@ pub(super) async fn run(
         output::line(&line)?;
     }
     Ok(if is_whole { Exit::Ok } else { Exit::Error })
-}
-
-/// Renames a file that was taken over, beside those that were before.
-fn put_aside(path: &Path) -> anyhow::Result<PathBuf> {
-    let named = |ending: String| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(ending);
-        PathBuf::from(name)
-    };
-    let mut aside = named(".imported".to_owned());
-    let mut number = 1;
-    while aside.exists() {
-        aside = named(format!(".imported.{number}"));
-        number += 1;
-    }
-    std::fs::rename(path, &aside)
-        .with_context(|| format!("all is imported, but {} cannot be renamed", path.display()))?;
-    Ok(aside)
 }

@@ -1,20 +1,16 @@
 //! Jobs of the runtime's in-memory pool, as it wrote them to its file, taken over into a queue.
 
+use std::fs;
+use std::path::{Path, PathBuf};
+
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
-use super::jobs::{PersistEvent, PublishExternalEvent, TestJob};
+use crate::agent::background::BackgroundJob;
 use crate::client::{Client, Ready};
 use crate::error::{Error, Result};
-use crate::kind::Job;
-use crate::priority::Priority;
-use crate::token::{JobId, Kind, Queue};
-use crate::wire::{Headers, name, time};
-
-/// The delays of the pool between attempts: 2 s more after each.
-const BACKOFF: &str = "linear:2000";
+use crate::token::{JobId, Queue};
 
 /// What came of taking a file over.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,37 +24,15 @@ pub struct PoolImport {
     pub broken: Vec<(usize, String)>,
 }
 
-/// An entry of the file.
+/// The payload of an entry, as it stands in the file: what its job does not know goes in unchanged.
 #[derive(Deserialize)]
-struct Entry {
-    id: Uuid,
-    priority: PoolPriority,
-    retries: u32,
-    max_retries: u32,
-    job_type: JobType,
-    #[serde(default)]
-    conditions: Conditions,
-    created_at: DateTime<Utc>,
-}
-
-#[derive(Clone, Copy, Deserialize)]
-enum PoolPriority {
-    Low,
-    Normal,
-    High,
-    Critical,
+struct Verbatim {
+    job_type: Payload,
 }
 
 #[derive(Deserialize)]
-struct JobType {
-    #[serde(rename = "type")]
-    name: String,
+struct Payload {
     payload: Box<RawValue>,
-}
-
-#[derive(Default, Deserialize)]
-struct Conditions {
-    run_after: Option<DateTime<Utc>>,
 }
 
 /// The entries of a pool's file that are jobs, and those that are not.
@@ -93,6 +67,43 @@ impl PoolFile {
         Ok(Self { jobs, broken })
     }
 
+    /// Reads such a file from a path.
+    ///
+    /// # Errors
+    /// `is_invalid` where it cannot be read, or is none.
+    pub fn read(path: &Path, queue: &Queue) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            let message = format!("{} cannot be read: {error}", path.display());
+            Error::invalid(message).because(error)
+        })?;
+        Self::parse(&text, queue)
+    }
+
+    /// Renames a file that was taken over: `.imported` is put behind its name, and a number where
+    /// there is one already. Its new path.
+    ///
+    /// # Errors
+    /// `is_invalid` where it cannot be renamed.
+    pub fn put_aside(path: &Path) -> Result<PathBuf> {
+        let named = |ending: String| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(ending);
+            PathBuf::from(name)
+        };
+        let mut aside = named(".imported".to_owned());
+        let mut number = 1;
+        while aside.exists() {
+            aside = named(format!(".imported.{number}"));
+            number += 1;
+        }
+        fs::rename(path, &aside).map_err(|error| {
+            let path = path.display();
+            let message = format!("all of {path} is imported, but it cannot be renamed: {error}");
+            Error::invalid(message).because(error)
+        })?;
+        Ok(aside)
+    }
+
     /// How many jobs it has.
     pub fn len(&self) -> usize {
         self.jobs.len()
@@ -112,8 +123,8 @@ impl PoolFile {
     /// already, unfinished or ended, is not added again, so that repeating this is harmless.
     ///
     /// # Errors
-    /// Those of [`Client::enqueue`] and [`Client::completions_of`] for the first job that could not be added; those
-    /// before it are.
+    /// Those of [`Client::enqueue`] and [`Client::completions_of`] for the first job that could not
+    /// be added; those before it are.
     pub async fn import(self, client: &Client) -> Result<PoolImport> {
         let mut done = PoolImport { broken: self.broken, ..PoolImport::default() };
         for job in self.jobs {
@@ -137,58 +148,21 @@ impl PoolFile {
 /// An entry as a job, and when it was created.
 fn read(text: &str, queue: &Queue) -> Result<(DateTime<Utc>, Ready), String> {
     let mut reader = serde_json::Deserializer::from_str(text);
-    let entry: Entry =
+    let job: BackgroundJob =
         serde_path_to_error::deserialize(&mut reader).map_err(|error| error.to_string())?;
-    let kind = kind_of(&entry.job_type)?;
-    let id = JobId::new(entry.id.hyphenated().to_string()).map_err(|error| error.to_string())?;
-    let run = id.as_run();
-    let mut headers = Headers::new();
-    headers.set(name::RUN, run.as_str());
-    headers.set(name::ATTEMPTS_USED, entry.retries.to_string());
-    headers.set(name::MAX_RETRIES, entry.max_retries.to_string());
-    headers.set(name::BACKOFF, BACKOFF);
-    headers.set(name::CREATED_AT, time::to_text(&entry.created_at));
-    if let Some(run_after) = entry.conditions.run_after {
-        headers.set(name::RUN_AFTER, time::to_text(&run_after));
-    }
-    let priority = match entry.priority {
-        PoolPriority::Low => Priority::Low,
-        PoolPriority::Normal => Priority::Normal,
-        PoolPriority::High => Priority::High,
-        PoolPriority::Critical => Priority::Critical,
-    };
-    let payload = entry.job_type.payload.get().to_owned().into();
-    let job = Ready { queue: queue.clone(), priority, kind, id, run, headers, payload };
-    Ok((entry.created_at, job))
-}
-
-/// The kind of a type of job whose payload can be read.
-fn kind_of(job: &JobType) -> Result<Kind, String> {
-    fn check<J: Job>(job: &JobType) -> Result<&'static str, String> {
-        let mut reader = serde_json::Deserializer::from_str(job.payload.get());
-        match serde_path_to_error::deserialize::<_, J>(&mut reader) {
-            Ok(_) => Ok(J::KIND),
-            Err(error) => Err(format!("payload of {}: {error}", job.name)),
-        }
-    }
-    let kind = match job.name.as_str() {
-        "PersistEvent" => check::<PersistEvent>(job)?,
-        "PublishExternalEvent" => check::<PublishExternalEvent>(job)?,
-        "TestJob" => check::<TestJob>(job)?,
-        other => {
-            return Err(format!(
-                "job type {other:?} is not known: use PersistEvent, PublishExternalEvent or TestJob"
-            ));
-        }
-    };
-    Kind::new(kind).map_err(|error| error.to_string())
+    let created_at = job.created_at;
+    let mut ready = job.into_ready(queue).map_err(|error| error.to_string())?;
+    let Verbatim { job_type } = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    ready.payload = job_type.payload.get().to_owned().into();
+    Ok((created_at, ready))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::priority::Priority;
 
-    const PENDING: &str = include_str!("../../tests/fixtures/pending_jobs.json");
+    const PENDING: &str = include_str!("../../../tests/fixtures/pending_jobs.json");
 
     #[test]
     fn what_the_pool_wrote_is_kept() {
@@ -223,8 +197,12 @@ mod tests {
         let text = serde_json::to_string(&entries).expect("JSON");
         let file = PoolFile::parse(&text, &Queue::default()).expect("reads");
         assert_eq!(file.len(), 10);
-        let reasons =
-            ["priority: unknown variant `Urgent`", "job type \"Dance\"", "id: ", "`message`"];
+        let reasons = [
+            "priority: unknown variant `Urgent`",
+            "job_type.type: unknown variant `Dance`",
+            "id: ",
+            "`message`",
+        ];
         for ((position, problem), (expected, reason)) in
             file.broken().iter().zip([1, 3, 5, 6].into_iter().zip(reasons))
         {
