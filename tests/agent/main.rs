@@ -1,5 +1,6 @@
 //! The jobs of an agent runtime, on real servers.
 
+mod binary;
 mod facade;
 mod pool;
 mod publish;

@@ -121,15 +121,37 @@ pub(crate) fn postgres() -> Server {
     server
 }
 
+/// A Redis server.
 pub(crate) fn redis() -> Server {
     let folder = tempfile::tempdir().expect("a folder");
     let port = free_port();
+    let url = format!("redis://127.0.0.1:{port}");
+    start_redis(folder, url, port, &["--port", &port.to_string()])
+}
+
+/// A Redis server that speaks TLS alone; the certificate to trust is the file that is returned.
+pub(crate) fn redis_with_tls() -> (Server, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("signed");
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, signed.cert.pem()).expect("written");
+    std::fs::write(&key, signed.signing_key.serialize_pem()).expect("written");
+    let port = free_port();
+    let (file, key) = (cert.to_string_lossy(), key.to_string_lossy());
+    let tls = ["--port", "0", "--tls-port", &port.to_string(), "--tls-auth-clients", "no"];
+    let files = ["--tls-cert-file", &file, "--tls-key-file", &key, "--tls-ca-cert-file", &file];
+    let url = format!("rediss://localhost:{port}");
+    (start_redis(folder, url, port, &[&tls[..], &files].concat()), cert.clone())
+}
+
+fn start_redis(folder: TempDir, url: String, port: u16, arguments: &[&str]) -> Server {
     let child = command(&program("redis-server", "redis-server"), None)
-        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+        .args(["--bind", "127.0.0.1", "--save", "", "--dir"])
         .arg(folder.path())
+        .args(arguments)
         .spawn()
         .expect("starts");
-    let server = Server { child, url: format!("redis://127.0.0.1:{port}"), _folder: folder };
+    let server = Server { child, url, _folder: folder };
     wait_for(port, "Redis");
     server
 }

@@ -1,5 +1,6 @@
 //! The `tidemill` command line: jobs on NATS without a line of Rust.
 
+mod agent;
 mod ask;
 mod cli;
 mod connect;

@@ -9,6 +9,7 @@ use tidemill::{
     Running, Weights, Worker, WorkerBuilder,
 };
 
+use crate::agent::{Agent, AgentArgs};
 use crate::cli::{Global, duration};
 use crate::exec::{self, Assignment};
 use crate::exit::{Exit, UsageError};
@@ -42,6 +43,8 @@ pub(crate) struct WorkArgs {
     http: Vec<Assignment>,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    agent: AgentArgs,
 }
 
 /// How a worker goes about its work.
@@ -134,9 +137,10 @@ pub(crate) fn handlers(exec: &[Assignment], http: &[Assignment]) -> anyhow::Resu
 
 pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit> {
     let handlers = handlers(&args.exec, &args.http)?;
-    if handlers.is_empty() {
+    let agent = args.agent.read()?;
+    if handlers.is_empty() && agent.kinds().is_empty() {
         let message = "there is nothing to run: name handlers with --exec KIND=COMMAND or --http \
-                       KIND=URL";
+                       KIND=URL, or an agent runtime's --run-store or --event-publisher";
         return Err(UsageError(message.into()).into());
     }
     let mut signals = StopSignals::new()?;
@@ -148,17 +152,18 @@ pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit>
     for handler in handlers {
         worker = worker.handler(args.limits.limit(handler));
     }
+    worker = agent.apply(&client, worker).await?;
     let running = worker.build()?.start().await?;
-    announce(global, &running, &args);
+    announce(global, &running, &args, &agent);
     until_told(running, &mut signals).await
 }
 
-fn announce(global: &Global, running: &Running, args: &WorkArgs) {
+fn announce(global: &Global, running: &Running, args: &WorkArgs, agent: &Agent) {
     if global.quiet {
         return;
     }
-    let kinds: Vec<&str> =
-        args.exec.iter().chain(&args.http).map(|handler| handler.kind.as_str()).collect();
+    let named = args.exec.iter().chain(&args.http).map(|handler| handler.kind.as_str());
+    let kinds: Vec<&str> = named.chain(agent.kinds()).collect();
     let mut queues: Vec<&str> = args.queues.iter().map(|queue| queue.0.as_str()).collect();
     if queues.is_empty() {
         queues.push("default");
