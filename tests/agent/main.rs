@@ -1,6 +1,7 @@
 //! The jobs of an agent runtime, on real servers.
 
 mod binary;
+mod example;
 mod facade;
 mod pool;
 mod publish;
