@@ -23,6 +23,7 @@ async fn conformance(store: Store) {
     store.health().await.expect("healthy");
     runs_are_created_found_and_updated(&store).await;
     logs_are_numbered_without_gaps(&store).await;
+    long_logs_are_read_whole(&store).await;
     appends_at_once_are_each_there_once(&store).await;
     unknown_things_survive(&store).await;
     runs_are_listed_with_filters(&store).await;
@@ -70,6 +71,17 @@ async fn logs_are_numbered_without_gaps(store: &Store) {
     assert_eq!(told, expected);
     assert!(log.iter().all(|event| event.run_id == run));
     assert_eq!(log[3].job, job(3));
+}
+
+async fn long_logs_are_read_whole(store: &Store) {
+    const EVENTS: usize = 600;
+    let run = RunId::new();
+    for n in 0..EVENTS {
+        store.append(run, &job(n), said(run, "more")).await.expect("appended");
+    }
+    let log = store.events(run).await.expect("reads");
+    let numbers: Vec<u64> = log.iter().map(|event| event.sequence).collect();
+    assert_eq!(numbers, (0..EVENTS as u64).collect::<Vec<_>>());
 }
 
 async fn appends_at_once_are_each_there_once(store: &Store) {
