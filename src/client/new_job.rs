@@ -90,6 +90,11 @@ impl NewJob {
     #[must_use]
     pub fn unique(self, key: impl AsRef<str>) -> Self {
         self.with(|draft| {
+            if key.as_ref().is_empty() {
+                return Err(Error::invalid(
+                    "a unique key is empty: give one that tells jobs apart",
+                ));
+            }
             draft.id = Some(JobId::of_key(key.as_ref()));
             draft.key = Some(key.as_ref().to_owned());
             draft.set(name::UNIQUE, "1".to_owned())
@@ -345,6 +350,7 @@ mod tests {
     fn mistakes_are_named_with_the_rule() {
         let raw = || NewJob::raw("send", "{}");
         assert!(error(NewJob::raw("send email", "")).contains("kind \"send email\""));
+        assert!(error(raw().unique("")).contains("key is empty"));
         assert!(error(raw().queue("a.b")).contains("queue \"a.b\""));
         assert!(error(raw().id("s-7")).contains("kept for ids that tidemill derives"));
         assert!(error(raw().header("Nats-Rollup", "all")).contains("is taken"));

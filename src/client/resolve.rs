@@ -89,7 +89,12 @@ impl Client {
     /// Whose the message at `sequence` is, which keeps ours out.
     async fn whose(&self, job: &Ready, sequence: u64) -> Result<Whose> {
         let streams = self.streams(&job.queue);
-        let Some(there) = self.conn.by_sequence(&streams.jobs, sequence).await? else {
+        let there = match sequence {
+            // The one that was expected has gone meanwhile.
+            0 => None,
+            _ => self.conn.by_sequence(&streams.jobs, sequence).await?,
+        };
+        let Some(there) = there else {
             // It was just worked. If that was our run, its completion is there.
             let ended = self.end_of(&job.key()).await?;
             return Ok(ended.map_or(Whose::Gone, |completion| Whose::Ours(completion.seq)));

@@ -26,6 +26,8 @@ pub struct Cancellation {
     pub run: RunId,
     /// How it has ended: cancelled, or as it had ended before it could be cancelled.
     pub status: Status,
+    /// Whether it had ended before, in whatever way.
+    pub had_ended: bool,
 }
 
 impl Client {
@@ -54,7 +56,7 @@ impl Client {
         let ended = self.completions_of(queue, kind, id).await?;
         match ended.into_iter().next_back() {
             Some(Completion { kind, id, run, status, .. }) => {
-                Ok(vec![Cancellation { kind, id, run, status }])
+                Ok(vec![Cancellation { kind, id, run, status, had_ended: true }])
             }
             None => {
                 let message = format!("queue {queue} knows no job {id}");
@@ -85,17 +87,20 @@ impl Client {
     /// Completion first, then the message, then the workers: killed in between, repeating it goes on
     /// where it stopped, and a worker that has the job finds the completion.
     pub(crate) async fn cancel_found(&self, found: &Found, reason: &str) -> Result<Cancellation> {
-        let status = self.complete_cancelled(found, reason).await?;
+        let (status, had_ended) = match self.complete_cancelled(found, reason).await? {
+            Fence::Ours => (Status::Cancelled, false),
+            Fence::Ended(status) => (status, true),
+        };
         if status == Status::Cancelled {
             self.conn().delete(&found.stream, found.sequence).await?;
             self.tell_workers(&found.key).await?;
         }
         let RecordKey { kind, id, run, .. } = found.key.clone();
-        Ok(Cancellation { kind, id, run, status })
+        Ok(Cancellation { kind, id, run, status, had_ended })
     }
 
-    /// Stores the completion `cancelled` unless the run has one; how it has ended.
-    async fn complete_cancelled(&self, found: &Found, reason: &str) -> Result<Status> {
+    /// Stores the completion `cancelled` unless the run has one.
+    async fn complete_cancelled(&self, found: &Found, reason: &str) -> Result<Fence> {
         let tried = self.ledger(&found.key).await?.last().map_or(0, |last| last.attempt);
         let now = self.clock().now();
         let RecordKey { queue, kind, id, run } = found.key.clone();
@@ -122,10 +127,7 @@ impl Client {
             Error::new(ErrorKind::Broker, "a completion does not serialize").because(error)
         })?;
         let stream = self.streams(&found.key.queue).results;
-        match fence(self.conn(), self.namespace(), &stream, &found.key, body).await? {
-            Fence::Ours => Ok(Status::Cancelled),
-            Fence::Ended(status) => Ok(status),
-        }
+        fence(self.conn(), self.namespace(), &stream, &found.key, body).await
     }
 
     /// Tells the queue's workers, if any listen. Not waited for: the completion is what counts.

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use crate::broker::{ConsumerState, consumer_state};
 use crate::client::Client;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::token::Queue;
 use crate::wire::time::{self, Time};
@@ -144,7 +144,15 @@ impl Client {
         for priority in lanes(lane) {
             let verb = format!("CONSUMER.PAUSE.{stream}.{priority}");
             let attempted = format!("pause or resume lane {priority} of queue {queue}");
-            self.conn().command(&verb, &request, &attempted).await?;
+            self.conn().command(&verb, &request, &attempted).await.map_err(|error| match error
+                .is_not_found()
+            {
+                true => Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is no queue {queue}: it has not been set up"),
+                ),
+                false => error,
+            })?;
         }
         Ok(())
     }
@@ -170,14 +178,13 @@ impl Client {
         Ok(purged)
     }
 
-    /// Waits until a queue has no unfinished jobs, timers not counted.
+    /// Waits until a queue has no unfinished jobs: none that waits, runs, backs off or is not yet due.
     ///
     /// # Errors
     /// As [`Client::queue_info`].
     pub async fn wait_empty(&self, queue: &Queue) -> Result<()> {
-        let stream = self.streams(queue).jobs;
         let mut pause = FIRST_LOOK;
-        while self.conn().stream_size(&stream).await?.0 > 0 {
+        while self.unfinished(queue).await? > 0 {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LOOK);
         }

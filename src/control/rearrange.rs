@@ -72,7 +72,9 @@ impl Client {
     ) -> Result<usize> {
         let found = self.find(queue, kind, id).await?;
         if found.is_empty() {
-            let message = format!("queue {queue} has no unfinished job {id}");
+            let ended = self.completions_of(queue, kind, id).await?.pop();
+            let how = ended.map(|end| format!(": it ended as {}", end.status)).unwrap_or_default();
+            let message = format!("queue {queue} has no unfinished job {id}{how}");
             return Err(Error::new(ErrorKind::NotFound, message));
         }
         let running = self.running(queue).await?;

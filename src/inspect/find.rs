@@ -12,6 +12,10 @@ use crate::wire::{
     Firing, Headers, JobHeaders, Reading, RecordKey, name, parse_timed, read_job, timed_filter,
 };
 
+/// The first letters of places in a list.
+pub(super) const ON_LANES: char = 'j';
+pub(super) const ON_TIMERS: char = 't';
+
 /// Messages of one id that are looked at.
 const MAX_OF_ID: usize = 256;
 
@@ -46,6 +50,15 @@ pub(crate) enum Place {
 impl Found {
     pub(crate) fn enqueued_at(&self) -> Option<Time> {
         self.options.created_at.or(self.stored)
+    }
+
+    /// Its place in a list, as text.
+    pub(super) fn cursor(&self) -> String {
+        let part = match self.place {
+            Place::Lane | Place::LaneWithoutId => ON_LANES,
+            Place::Timer(_) | Place::Due => ON_TIMERS,
+        };
+        format!("{part}{}", self.sequence)
     }
 }
 

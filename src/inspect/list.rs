@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{ready, try_join_all};
 use futures_util::stream::{self, Stream, TryStreamExt};
 
+use super::find::{ON_LANES, ON_TIMERS};
 use super::state::{Moment, Stand};
 use super::{Found, JobInfo};
 use crate::broker::Start;
 use crate::client::Client;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::priority::Priority;
 use crate::token::{Kind, Queue};
 
@@ -30,6 +31,8 @@ pub struct JobFilter {
     pub tag: Option<String>,
     /// Only in this state, by its word: see [`JobState::as_str`](super::JobState::as_str).
     pub state: Option<String>,
+    /// Only those behind this one, by its [`JobInfo::cursor`], in the order of the list.
+    pub after: Option<String>,
 }
 
 impl JobFilter {
@@ -45,7 +48,7 @@ impl Client {
     ///
     /// # Errors
     /// The stream yields `is_not_found` where the queue does not exist, `is_permission` where these
-    /// credentials may not look.
+    /// credentials may not look, `is_invalid` for a cursor that is none.
     pub fn jobs(&self, filter: JobFilter) -> impl Stream<Item = Result<JobInfo>> + Send + use<> {
         let clock = self.clock().clone();
         self.stands(filter).map_ok(move |stand| stand.into_info(clock.now()))
@@ -57,10 +60,12 @@ impl Client {
         filter: JobFilter,
     ) -> impl Stream<Item = Result<Stand>> + Send + use<> {
         let walk = Walk::new(self.clone(), filter);
-        stream::try_unfold(
-            walk,
-            |mut walk| async move { Ok(walk.next().await?.map(|job| (job, walk))) },
-        )
+        let walked = |walk| {
+            stream::try_unfold(walk, |mut walk: Walk| async move {
+                Ok(walk.next().await?.map(|job| (job, walk)))
+            })
+        };
+        stream::once(ready(walk)).map_ok(walked).try_flatten()
     }
 }
 
@@ -69,6 +74,20 @@ enum Stretch {
     Lanes(u64),
     Timers(u64),
     Over,
+}
+
+impl Stretch {
+    fn behind(cursor: &str) -> Result<Self> {
+        let sequence = |part: char| cursor.strip_prefix(part)?.parse::<u64>().ok()?.checked_add(1);
+        match (sequence(ON_LANES), sequence(ON_TIMERS)) {
+            (Some(next), _) => Ok(Self::Lanes(next)),
+            (_, Some(next)) => Ok(Self::Timers(next)),
+            (None, None) => {
+                let rule = "use one that a list has told";
+                Err(Error::invalid(format!("{cursor:?} is no place in a list: {rule}")))
+            }
+        }
+    }
 }
 
 struct Walk {
@@ -81,8 +100,12 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(client: Client, filter: JobFilter) -> Self {
-        Self { client, filter, moment: None, page: VecDeque::new(), next: Stretch::Lanes(1) }
+    fn new(client: Client, filter: JobFilter) -> Result<Self> {
+        let next = match &filter.after {
+            None => Stretch::Lanes(1),
+            Some(cursor) => Stretch::behind(cursor)?,
+        };
+        Ok(Self { client, filter, moment: None, page: VecDeque::new(), next })
     }
 
     async fn next(&mut self) -> Result<Option<Stand>> {

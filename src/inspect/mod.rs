@@ -58,6 +58,8 @@ pub struct JobInfo {
     pub payload: Bytes,
     /// What is on record of its attempts, in order.
     pub attempts: Vec<AttemptRecord>,
+    /// Where a list goes on behind it: see [`JobFilter::after`]. `None` where it has ended.
+    pub cursor: Option<String>,
 }
 
 impl Client {
@@ -138,6 +140,7 @@ impl Client {
             headers: Headers::new(),
             payload: Bytes::new(),
             attempts,
+            cursor: None,
         })
     }
 

@@ -101,6 +101,7 @@ impl Stand {
     pub(crate) fn into_info(self, now: Time) -> JobInfo {
         let Self { found, state, attempts } = self;
         let enqueued_at = found.enqueued_at().unwrap_or(now);
+        let cursor = Some(found.cursor());
         let Found { key: RecordKey { queue, kind, id, run }, priority, options, .. } = found;
         JobInfo {
             queue,
@@ -114,6 +115,7 @@ impl Stand {
             headers: found.headers,
             payload: found.payload,
             attempts,
+            cursor,
         }
     }
 }

@@ -6,6 +6,10 @@ use super::time::{self, Time};
 use crate::priority::Priority;
 use crate::token::Namespace;
 
+/// The latest time at which a timer can be due: the broker counts nanoseconds since 1970 in 64 bits, and
+/// what goes beyond (in April 2262) has passed for it.
+const LATEST_NANOS: i64 = i64::MAX / 1_000_000_000 * 1_000_000_000;
+
 /// A copy of a job: the same run, wherever it is put.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct JobCopy<'a> {
@@ -33,8 +37,10 @@ impl JobCopy<'_> {
         headers
     }
 
-    /// The subject and the headers by which the broker holds the copy until `due`.
+    /// The subject and the headers by which the broker holds the copy until `due`, or until the end
+    /// of the time that it can count.
     pub(crate) fn timer(&self, ns: &Namespace, due: Time) -> (String, Headers) {
+        let due = due.min(time::from_nanos(LATEST_NANOS));
         let mut headers = self.headers();
         headers.set(name::SCHEDULE, format!("@at {}", time::to_text(&due)));
         headers.set(name::SCHEDULE_TARGET, due_subject(ns, self.lane, self.key));

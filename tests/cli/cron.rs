@@ -32,6 +32,12 @@ async fn entries_are_added_listed_paused_run_and_removed() {
     assert_eq!(mill.ok(&["cron", "pause", "report"]), "paused: report in queue mail\n");
     assert_eq!(mill.ok(&["cron", "pause", "report"]), "nothing to do: report in queue mail\n");
     assert!(mill.ok(&["cron", "ls"]).contains("paused since"));
+    let changed = add(&["--priority", "high", "--skip-overlap"]);
+    assert_eq!(
+        changed,
+        "updated: report in queue mail, still paused: tidemill cron resume report\n"
+    );
+    assert!(add(&["--priority", "low", "--skip-overlap"]).contains("still paused"));
     let would = mill.ok(&["cron", "run", "report", "--dry-run"]);
     assert_eq!(would, "would be enqueued: send on lane low of queue mail\n");
     assert_eq!(mill.ok(&["cron", "run", "report"]), "c-report\n");

@@ -153,6 +153,10 @@ fn nobody_there_is_told_with_where_it_was_looked_for() {
 async fn a_taken_key_tells_the_job_that_is_there() {
     let mill = Mill::start().await;
     let unique = ["enqueue", "default", "any", "--unique", "user-7"];
+    for wrong in [&["--count", "3"][..], &["--unique", ""]] {
+        assert_eq!(mill.run(&[&unique[..], wrong].concat()).code, 2, "{wrong:?}");
+    }
+    assert_eq!(mill.run(&["enqueue", "default", "any", "--unique", ""]).code, 2);
     let first = mill.run(&unique);
     let second = mill.run(&unique);
     assert_eq!((first.code, second.code), (0, 0), "{second:?}");

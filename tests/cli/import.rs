@@ -160,7 +160,7 @@ async fn the_pending_jobs_of_a_pool_are_taken_over_once() {
     let tried = "7fbde550-41be-4691-af06-47ddde336907";
     let job = &mill.json(&["job", "get", tried])[0];
     assert_eq!((&job["kind"], &job["priority"]), (&"test_job".into(), &"normal".into()));
-    assert_eq!(job["enqueued_at"], "2026-11-23T07:00:05.419+00:00");
+    assert_eq!(job["enqueued_at"], "2026-11-23T07:00:05.419Z");
     let headers = job["headers"].as_array().expect("a list");
     assert!(headers.contains(&serde_json::json!(["Tidemill-Attempts-Used", "2"])), "{job}");
 

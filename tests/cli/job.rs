@@ -31,7 +31,14 @@ async fn jobs_are_shown_and_listed_with_their_states() {
     assert_eq!(ids(&["--priority", "low"]), ["b"]);
     assert_eq!(ids(&["--state", "scheduled"]), ["b"]);
     assert_eq!(ids(&["--kind", "other"]), Vec::<String>::new());
-    assert_eq!(ids(&["--limit", "1"]).len(), 1);
+    assert_eq!(ids(&["--limit", "1"]), ["a"]);
+    let cut = mill.run(&["job", "ls", "--limit", "1", "--json"]);
+    let cursor = mill.json(&["job", "ls", "--limit", "1"])[0]["cursor"].clone();
+    let cursor = cursor.as_str().expect("text");
+    assert!(cut.err.contains(&format!("go on with --after {cursor}")), "{cut:?}");
+    assert_eq!(ids(&["--after", cursor]), ["b"]);
+    assert_eq!(mill.run(&["job", "ls", "--after", "there"]).code, 2);
+    assert_eq!(mill.run(&["job", "ls", "--limit", "0"]).code, 2);
     assert!(mill.ok(&["job", "ls"]).contains("waiting"));
     let missing = mill.run(&["job", "get", "nobody"]);
     assert_eq!(missing.code, 3, "{missing:?}");
@@ -56,7 +63,21 @@ async fn jobs_are_cancelled_by_id_or_filter_after_a_word() {
     assert!(unasked.err.contains("to cancel jobs without being asked, say --yes"), "{unasked:?}");
     mill.ok(&["job", "cancel", "--all", "--kind", "any", "--yes"]);
     assert_eq!(mill.json(&["job", "ls"])[0]["id"], "c");
-    assert_eq!(mill.run(&["job", "cancel", "nobody"]).code, 3);
+    assert_eq!(mill.ok(&["job", "cancel", "a"]), "has ended already as cancelled a any\n");
+    assert_eq!(
+        mill.ok(&["job", "cancel", "a", "--dry-run"]),
+        "has ended already as cancelled a any\n"
+    );
+    let would = mill.run(&["job", "run", "a", "--dry-run"]);
+    assert_eq!(would.code, 3, "{would:?}");
+    assert!(would.err.contains("no unfinished job a: it ended as cancelled"), "{would:?}");
+    let mixed = mill.run(&["job", "cancel", "c", "--tag", "blue"]);
+    assert_eq!(mixed.code, 2, "{mixed:?}");
+    let nothing = mill.run(&["job", "cancel", "--all", "--kind", "nobodys", "--yes"]);
+    assert!(nothing.code == 0 && nothing.err.contains("nothing was done"), "{nothing:?}");
+    let partly = mill.run(&["job", "cancel", "nobody", "c", "noone"]);
+    assert_eq!((partly.code, partly.out.as_str()), (3, "cancelled c other\n"));
+    assert!(partly.err.contains("nobody") && partly.err.contains("noone"), "{partly:?}");
     assert_eq!(mill.run(&["job", "cancel"]).code, 2);
 }
 
@@ -111,10 +132,17 @@ async fn a_job_is_watched_to_its_end() {
     let mill = Mill::start().await;
     mill.ok(&["enqueue", "default", "any", "--id", "a"]);
     let mut watch = Running::start(mill.command(&["job", "watch", "a"]));
-    let _worker = mill.work(&["--exec", "any=echo fine"]);
+    watch.hears("waiting");
+    let fails_once = "any=test $TIDEMILL_ATTEMPT = 2 && echo fine";
+    let _worker = mill.work(&["--backoff", "fixed:500", "--exec", fails_once]);
+    watch.hears("attempt 1 failed at 20");
+    watch.hears("again at 20");
     watch.hears("done");
     assert_eq!(watch.ended().code(), Some(0));
     assert!(mill.ok(&["job", "watch", "a"]).starts_with("done"), "over already");
+    let shown = mill.ok(&["job", "get", "a"]);
+    assert!(shown.contains("attempt 2, by ") && shown.contains("fine"), "{shown}");
+    assert!(mill.json(&["job", "get", "a"])[0].get("payload").is_none(), "it is gone");
 }
 
 #[tokio::test]

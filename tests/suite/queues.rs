@@ -106,6 +106,30 @@ async fn waiting_for_an_empty_queue_ends_with_its_last_job() {
 }
 
 #[tokio::test]
+async fn a_queue_with_a_job_that_is_not_due_is_not_empty_wherever_the_job_is() {
+    let mill = Mill::start().await;
+    let queue = Queue::default();
+    let hour = Duration::from_secs(3600);
+    mill.client.enqueue(numbered(1)).delay(hour).await.expect("stored");
+    let is_empty = async || {
+        let patience = Duration::from_millis(300);
+        tokio::time::timeout(patience, mill.client.wait_empty(&queue)).await.is_ok()
+    };
+    assert!(!is_empty().await, "on its lane");
+    let running = noting(&mill, &Seen::default()).await;
+    let nats = mill.nats().await;
+    eventually("it is parked", || async {
+        (stream_messages(&nats, "TIDEMILL_TIMERS_default").await == 1).then_some(())
+    })
+    .await;
+    assert!(!is_empty().await, "on a timer");
+    assert_eq!(mill.client.unfinished(&queue).await.expect("counts"), 1);
+    assert_eq!(mill.client.purge(&queue, None).await.expect("purged"), 1);
+    assert!(is_empty().await);
+    running.drain().await;
+}
+
+#[tokio::test]
 async fn a_queue_is_removed_with_all_it_holds_and_made_again_when_needed() {
     let mill = Mill::start().await;
     let queue = Queue::new("fleeting").expect("valid");

@@ -155,17 +155,28 @@ async fn add(global: &Global, args: &AddArgs) -> anyhow::Result<Exit> {
         CronChange::Updated => "updated",
         _ => "unchanged",
     };
-    let next = schedule.upcoming(Utc::now()).next();
+    // A paused entry stays paused.
+    let is_paused = match change {
+        CronChange::Added => false,
+        _ => {
+            let (queue, name) = (Queue::new(&args.queue)?, CronName::new(&args.name)?);
+            client.cron().get(&queue, &name).await?.paused_at.is_some()
+        }
+    };
+    let next = schedule.upcoming(Utc::now()).next().filter(|_| !is_paused);
     if global.json {
         output::json(&json!({
             "name": args.name, "queue": args.queue, "change": word, "dry_run": args.dry_run,
-            "next": next.map(|next| next.to_rfc3339()),
+            "paused": is_paused, "next": next.map(|next| output::moment(&next)),
         }))?;
         return Ok(Exit::Ok);
     }
     let would = if args.dry_run { "would be " } else { "" };
-    let next = next
-        .map_or_else(String::new, |next| format!(", next at {}", moment(next, schedule.zone())));
+    let next = match next {
+        Some(next) => format!(", next at {}", moment(next, schedule.zone())),
+        None if is_paused => format!(", still paused: tidemill cron resume {}", args.name),
+        None => String::new(),
+    };
     output::line(&format!("{would}{word}: {} in queue {}{next}", args.name, args.queue))?;
     Ok(Exit::Ok)
 }
@@ -242,10 +253,10 @@ async fn last_ended(client: &Client, entry: &CronEntry) -> anyhow::Result<Option
 }
 
 fn described(entry: &CronEntry, ended: Option<&str>, upcoming: usize) -> Value {
-    let upcoming: Vec<String> = entry.upcoming(upcoming).iter().map(DateTime::to_rfc3339).collect();
+    let upcoming: Vec<String> = entry.upcoming(upcoming).iter().map(output::moment).collect();
     let last = entry.last.as_ref().map(|last| {
         json!({
-            "at": last.at.to_rfc3339(), "id": last.id, "run": last.run, "skipped": last.skipped,
+            "at": output::moment(&last.at), "id": last.id, "run": last.run, "skipped": last.skipped,
             "status": ended,
         })
     });
@@ -253,7 +264,7 @@ fn described(entry: &CronEntry, ended: Option<&str>, upcoming: usize) -> Value {
     json!({
         "name": entry.name, "queue": entry.queue, "kind": entry.kind, "priority": entry.priority,
         "schedule": entry.schedule, "zone": entry.zone, "skip_overlap": entry.skips_overlap,
-        "set": entry.set, "paused_at": entry.paused_at.map(|since| since.to_rfc3339()),
+        "set": entry.set, "paused_at": entry.paused_at.map(|since| output::moment(&since)),
         "last": last, "next": upcoming.first(), "upcoming": upcoming,
         "headers": headers, "payload": output::payload(&entry.payload),
     })
@@ -345,7 +356,7 @@ fn next(global: &Global, args: &NextArgs) -> anyhow::Result<Exit> {
     let schedule = args.zone.schedule(&args.schedule)?;
     for at in schedule.upcoming(Utc::now()).take(args.count) {
         if global.json {
-            output::json(&json!({ "at": at.to_rfc3339() }))?;
+            output::json(&json!({ "at": output::moment(&at) }))?;
         } else {
             output::line(&moment(at, schedule.zone()))?;
         }

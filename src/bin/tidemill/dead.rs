@@ -156,8 +156,8 @@ async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Resu
     output::field("run", letter.run.as_str())?;
     output::field("kind", letter.kind.as_str())?;
     output::field("queue", &format!("{} ({})", letter.queue, letter.info.priority))?;
-    output::field("enqueued", &letter.info.enqueued_at.to_rfc3339())?;
-    output::field("buried", &letter.info.at.to_rfc3339())?;
+    output::field("enqueued", &output::moment(&letter.info.enqueued_at))?;
+    output::field("buried", &output::moment(&letter.info.at))?;
     output::field("reason", &letter.info.reason)?;
     for (name, value) in letter.headers.iter() {
         output::field("header", &format!("{name}: {value}"))?;
@@ -181,8 +181,10 @@ pub(crate) fn describe(attempt: &AttemptRecord) -> String {
             backtrace.lines().map(|line| format!("\n           {line}")).collect();
         format!(": {}{}", error.message, output::dim(&backtrace))
     });
-    let at = attempt.at.to_rfc3339();
-    format!("{} {} at {at} by {}{error}", attempt.attempt, attempt.event.as_str(), attempt.worker)
+    let AttemptRecord { attempt: number, event, at, retry_at, worker, .. } = attempt;
+    let at = output::moment(at);
+    let again = retry_at.map_or(String::new(), |at| format!(", again at {}", output::clock(&at)));
+    format!("{number} {} at {at} by {worker}{again}{error}", event.as_str())
 }
 
 #[derive(Clone, Copy)]

@@ -42,7 +42,7 @@ pub(crate) struct EnqueueArgs {
     #[arg(long, conflicts_with_all = ["count", "lines"])]
     id: Option<String>,
     /// Only one job of this key may be unfinished; with another there, that one is told
-    #[arg(long, value_name = "KEY", conflicts_with_all = ["id", "lines"])]
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["id", "lines", "count"])]
     unique: Option<String>,
     /// The key stays taken that long after its job is done
     #[arg(long, value_name = "TIME", value_parser = duration, requires = "unique")]
@@ -51,7 +51,7 @@ pub(crate) struct EnqueueArgs {
     #[arg(long, requires = "unique", conflicts_with = "count")]
     replace: bool,
     /// Run it that much later
-    #[arg(long = "in", value_name = "TIME", value_parser = duration, conflicts_with = "at")]
+    #[arg(long = "in", value_name = "TIME", value_parser = duration, conflicts_with = "at", allow_hyphen_values = true)]
     delay: Option<Duration>,
     /// Run it at this time: 2026-12-01T09:00:00+01:00
     #[arg(long, value_name = "RFC3339", value_parser = moment)]

@@ -16,7 +16,7 @@ pub(crate) struct JobOptions {
     #[arg(short, long, default_value_t = Priority::Normal)]
     priority: Priority,
     /// Retries after the first attempt, in place of the worker's policy
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     max_retries: Option<u32>,
     /// How long one attempt may take, in place of the worker's limit
     #[arg(long, value_parser = duration)]

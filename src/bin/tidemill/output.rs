@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
+use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
@@ -91,6 +92,16 @@ pub(crate) fn enqueued(as_json: bool, handle: &JobHandle) -> anyhow::Result<()> 
         to_stderr("its key is taken: this job was there already");
     }
     Ok(line(handle.id().as_str())?)
+}
+
+/// A moment for programs, as records have it.
+pub(crate) fn moment(time: &DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// A moment for people.
+pub(crate) fn clock(time: &DateTime<Utc>) -> String {
+    time.format("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
 /// A payload as JSON, or as text where it is none.

@@ -32,7 +32,7 @@ enum QueueCommand {
     Resume(LaneArgs),
     /// Delete its unfinished jobs, timers included; nothing is recorded of them
     Purge(PurgeArgs),
-    /// Wait until it has no unfinished jobs
+    /// Wait until it has no unfinished jobs: none that waits, runs, backs off or is not yet due
     WaitEmpty(WaitArgs),
     /// Delete it with all that it holds
     Rm(RemoveArgs),
@@ -107,7 +107,7 @@ pub(crate) async fn run(global: &Global, args: QueueArgs) -> anyhow::Result<Exit
         QueueCommand::Pause(args) => pause(global, &client, &args).await,
         QueueCommand::Resume(args) => resume(global, &client, &args).await,
         QueueCommand::Purge(args) => purge(global, &client, &args).await,
-        QueueCommand::WaitEmpty(args) => wait_empty(&client, &args).await,
+        QueueCommand::WaitEmpty(args) => wait_empty(global, &client, &args).await,
         QueueCommand::Rm(args) => remove(global, &client, &args).await,
     }
 }
@@ -158,7 +158,11 @@ fn figures(info: &QueueInfo) -> Value {
         .map(|lane| {
             json!({
                 "priority": lane.priority, "waiting": lane.waiting, "unsettled": lane.unsettled,
-                "paused_until": lane.paused_until.map(|until| until.to_rfc3339()),
+                "paused": lane.paused_until.is_some(),
+                "paused_until": lane
+                    .paused_until
+                    .filter(|_| !lane.is_paused_for_good(Utc::now()))
+                    .map(|until| output::moment(&until)),
             })
         })
         .collect();
@@ -179,7 +183,7 @@ async fn info(global: &Global, client: &Client, queue: &Queue) -> anyhow::Result
         let paused = match lane.paused_until {
             None => String::new(),
             Some(_) if lane.is_paused_for_good(Utc::now()) => "until resumed".to_owned(),
-            Some(until) => format!("until {}", until.format("%Y-%m-%d %H:%M:%SZ")),
+            Some(until) => format!("until {}", output::clock(&until)),
         };
         table.add_row([
             lane.priority.to_string(),
@@ -254,6 +258,13 @@ async fn purge(global: &Global, client: &Client, args: &PurgeArgs) -> anyhow::Re
         Some(lane) => format!("unfinished jobs of lane {lane} (and its timers)"),
         None => format!("unfinished jobs (and {} timers)", info.timers),
     };
+    if *dry_run && global.json {
+        output::json(&json!({
+            "queue": name.queue, "priority": priority, "jobs": lanes, "dry_run": true,
+            "timers": priority.is_none().then_some(info.timers),
+        }))?;
+        return Ok(Exit::Ok);
+    }
     if *dry_run {
         output::line(&format!("would be deleted: {lanes} {what} of queue {}", name.queue))?;
         return Ok(Exit::Ok);
@@ -272,28 +283,38 @@ async fn purge(global: &Global, client: &Client, args: &PurgeArgs) -> anyhow::Re
     Ok(Exit::Ok)
 }
 
-async fn wait_empty(client: &Client, args: &WaitArgs) -> anyhow::Result<Exit> {
+async fn wait_empty(global: &Global, client: &Client, args: &WaitArgs) -> anyhow::Result<Exit> {
     let queue = &args.name.queue;
-    let Some(patience) = args.timeout else {
-        client.wait_empty(queue).await?;
-        return Ok(Exit::Ok);
+    let emptied = match args.timeout {
+        None => Ok(client.wait_empty(queue).await),
+        Some(patience) => timeout(patience, client.wait_empty(queue)).await,
     };
-    match timeout(patience, client.wait_empty(queue)).await {
+    let left = match emptied {
         Ok(emptied) => {
             emptied?;
-            Ok(Exit::Ok)
+            0
         }
-        Err(_) => {
-            let left = client.queue_info(queue).await?.jobs;
-            output::error(&format!("queue {queue} still has {left} unfinished jobs"));
-            Ok(Exit::WaitedTooLong)
-        }
+        Err(_) => client.unfinished(queue).await?,
+    };
+    if global.json {
+        output::json(&json!({ "queue": queue, "unfinished": left }))?;
     }
+    if left == 0 {
+        return Ok(Exit::Ok);
+    }
+    if !global.json {
+        output::error(&format!("queue {queue} still has {left} unfinished jobs"));
+    }
+    Ok(Exit::WaitedTooLong)
 }
 
 async fn remove(global: &Global, client: &Client, args: &RemoveArgs) -> anyhow::Result<Exit> {
     let info = client.queue_info(&args.queue).await?;
     let held = info.jobs + info.timers + info.cron + info.results + info.dead;
+    if args.dry_run && global.json {
+        output::json(&json!({ "queue": args.queue, "messages": held, "dry_run": true }))?;
+        return Ok(Exit::Ok);
+    }
     if args.dry_run {
         output::line(&format!("would be deleted: queue {} with {held} messages", args.queue))?;
         return Ok(Exit::Ok);

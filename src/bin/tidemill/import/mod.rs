@@ -127,9 +127,11 @@ pub(crate) async fn run(global: &Global, args: ImportArgs) -> anyhow::Result<Exi
             () = put(&import, chunk, &mut tally, global) => {}
             () = signals.told() => {
                 bar.finish_and_clear();
-                let how = if state.is_some() { "the same command goes on from there" } else { "" };
                 let line = step.from.line + 1;
-                output::to_stderr(&format!("stopped at line {line}; {how}"));
+                output::to_stderr(&match state {
+                    Some(_) => format!("stopped at line {line}; the same command goes on from there"),
+                    None => format!("stopped at line {line}; all before it are imported"),
+                });
                 return Ok(Exit::Interrupted);
             }
         }
@@ -294,6 +296,12 @@ fn tell(
             line.push_str(&format!(", {left_out} lines left out"));
         }
         output::line(&line)?;
+        if *left_out > 0 && !dry_run {
+            output::to_stderr(
+                "put the lines that were left out into a file of their own: this one, imported \
+                 again, would add all the others again",
+            );
+        }
     }
     Ok(if refused.is_empty() { Exit::Ok } else { Exit::Error })
 }

@@ -40,20 +40,8 @@ pub(super) async fn run(
     if args.ids.is_empty() && !args.all {
         return Err(UsageError("name the jobs to cancel, or say --all".into()).into());
     }
-    let FilterArgs { queue, kind, .. } = &args.filter;
-    for id in &args.ids {
-        if args.dry_run {
-            for job in client.job(queue, kind.as_ref(), id).await? {
-                would(global, &job)?;
-            }
-            continue;
-        }
-        for done in client.cancel(queue, kind.as_ref(), id, &args.reason).await? {
-            tell(global, &done)?;
-        }
-    }
-    if !args.all {
-        return Ok(Exit::Ok);
+    if !args.ids.is_empty() {
+        return by_id(global, client, args).await;
     }
     if args.dry_run {
         let mut jobs = pin!(client.jobs(args.filter.filter()));
@@ -66,17 +54,69 @@ pub(super) async fn run(
         // Counting a million takes a while.
         ask::somebody("cancel", "jobs")?;
         let count = client.jobs(args.filter.filter()).count().await;
+        if count == 0 {
+            return nothing(global);
+        }
         if !ask::confirmed("cancel", count, "jobs")? {
             output::to_stderr("nothing was done");
             return Ok(Exit::Interrupted);
         }
     }
     let mut cancelled = pin!(client.cancel_all(args.filter.filter(), &args.reason));
+    let mut is_any = false;
     while let Some(done) = cancelled.try_next().await? {
+        is_any = true;
         tell(global, &done)?;
     }
     client.flush().await?;
+    if is_any { Ok(Exit::Ok) } else { nothing(global) }
+}
+
+fn nothing(global: &Global) -> anyhow::Result<Exit> {
+    if !global.json {
+        output::to_stderr("no such jobs; nothing was done");
+    }
     Ok(Exit::Ok)
+}
+
+/// Cancels the jobs that are named, all of those that there are.
+async fn by_id(global: &Global, client: &Client, args: &CancelArgs) -> anyhow::Result<Exit> {
+    let FilterArgs { queue, kind, priority, tag, state } = &args.filter;
+    if priority.is_some() || tag.is_some() || state.is_some() {
+        let message = "--priority, --tag and --state go with --all: ids say by themselves which \
+                       jobs are meant";
+        return Err(UsageError(message.into()).into());
+    }
+    let mut missing = None;
+    for id in &args.ids {
+        let looked_for = match args.dry_run {
+            true => client.job(queue, kind.as_ref(), id).await.map(|jobs| would_all(global, &jobs)),
+            false => {
+                let cancelled = client.cancel(queue, kind.as_ref(), id, &args.reason).await;
+                cancelled.map(|all| all.iter().try_for_each(|done| tell(global, done)))
+            }
+        };
+        match looked_for {
+            Ok(told) => told?,
+            // The others are to be cancelled all the same.
+            Err(error) if error.is_not_found() => {
+                if let Some(earlier) = missing.replace(error) {
+                    output::error(&format!("{earlier}"));
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    missing.map_or(Ok(Exit::Ok), |error| Err(error.into()))
+}
+
+/// Tells what would become of a job's runs, or how the last one has ended.
+fn would_all(global: &Global, jobs: &[JobInfo]) -> anyhow::Result<()> {
+    let is_over = |job: &&JobInfo| matches!(job.state, JobState::Ended(_));
+    match jobs.last().filter(|_| jobs.iter().all(|job| is_over(&job))) {
+        Some(last) => would(global, last),
+        None => jobs.iter().filter(|job| !is_over(job)).try_for_each(|job| would(global, job)),
+    }
 }
 
 fn would(global: &Global, job: &JobInfo) -> anyhow::Result<()> {
@@ -88,17 +128,23 @@ fn would(global: &Global, job: &JobInfo) -> anyhow::Result<()> {
             "would_cancel": !is_over,
         }));
     }
-    if !is_over {
-        output::line(&format!("would be cancelled {} {} ({word})", job.id, job.kind))?;
-    }
-    Ok(())
+    let JobInfo { id, kind, .. } = job;
+    Ok(output::line(&match is_over {
+        true => format!("has ended already as {word} {id} {kind}"),
+        false => format!("would be cancelled {id} {kind} ({word})"),
+    })?)
 }
 
 fn tell(global: &Global, done: &Cancellation) -> anyhow::Result<()> {
     if global.json {
         return output::json(&json!({
             "id": done.id, "run": done.run, "kind": done.kind, "status": done.status,
+            "had_ended": done.had_ended,
         }));
+    }
+    if done.had_ended {
+        let Cancellation { status, id, kind, .. } = done;
+        return Ok(output::line(&format!("has ended already as {status} {id} {kind}"))?);
     }
     Ok(output::line(&format!("{} {} {}", done.status, done.id, done.kind))?)
 }

@@ -9,7 +9,7 @@ use tidemill::{Client, JobState, Priority};
 
 use super::GetArgs;
 use crate::cli::{Global, duration, moment};
-use crate::exit::{Exit, UsageError};
+use crate::exit::{Exit, NotFound, UsageError};
 use crate::output;
 
 #[derive(Debug, Args)]
@@ -25,8 +25,8 @@ pub(crate) struct MoveArgs {
 pub(crate) struct RescheduleArgs {
     #[command(flatten)]
     job: MoveArgs,
-    /// That much later from now
-    #[arg(long = "in", value_name = "TIME", value_parser = duration, required_unless_present = "at")]
+    /// That much later from now; this or --at is needed
+    #[arg(long = "in", value_name = "TIME", value_parser = duration, required_unless_present = "at", allow_hyphen_values = true)]
     delay: Option<Duration>,
     /// At this time: 2026-12-01T09:00:00+01:00
     #[arg(long, value_name = "RFC3339", value_parser = moment, conflicts_with = "delay")]
@@ -99,7 +99,7 @@ async fn change(
     }
     let to = match change {
         Change::Now => "to run now".to_owned(),
-        Change::At(time) => format!("to run at {}", time.format("%Y-%m-%d %H:%M:%SZ")),
+        Change::At(time) => format!("to run at {}", output::clock(&time)),
         Change::Priority(priority) => format!("to priority {priority}"),
     };
     let would = if args.dry_run { "would be " } else { "" };
@@ -109,7 +109,7 @@ async fn change(
 
 /// How many runs would be moved.
 async fn movable(client: &Client, args: &GetArgs) -> anyhow::Result<usize> {
-    let mut count = 0;
+    let (mut count, mut ended) = (0, None);
     for job in client.job(&args.queue, args.kind.as_ref(), &args.id).await? {
         match &job.state {
             JobState::Running(running) => {
@@ -117,9 +117,16 @@ async fn movable(client: &Client, args: &GetArgs) -> anyhow::Result<usize> {
                 let message = format!("job {} is running on {worker}: it cannot be moved", job.id);
                 return Err(UsageError(message).into());
             }
-            JobState::Ended(_) => {}
+            JobState::Ended(completion) => ended = Some(completion.status),
             _ => count += 1,
         }
     }
-    Ok(count)
+    match ended.filter(|_| count == 0) {
+        Some(status) => {
+            let GetArgs { id, queue, .. } = args;
+            Err(NotFound(format!("queue {queue} has no unfinished job {id}: it ended as {status}"))
+                .into())
+        }
+        None => Ok(count),
+    }
 }

@@ -2,6 +2,7 @@
 
 mod cancel;
 mod change;
+mod watch;
 
 use std::pin::pin;
 
@@ -9,13 +10,12 @@ use clap::{Args, Subcommand};
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 use tidemill::{
-    Client, JobEvent, JobFilter, JobId, JobInfo, JobState, Kind, Priority, Queue, Status,
+    Client, Completion, JobFilter, JobId, JobInfo, JobState, Kind, Priority, Queue, Status,
 };
 
 use crate::cli::Global;
 use crate::exit::Exit;
-use crate::signals::StopSignals;
-use crate::{dead, output, results};
+use crate::{dead, output};
 
 /// Look at jobs, and cancel them.
 #[derive(Debug, Args)]
@@ -78,8 +78,11 @@ struct LsArgs {
     #[command(flatten)]
     filter: FilterArgs,
     /// Show at most that many
-    #[arg(short = 'n', long, default_value_t = 50)]
+    #[arg(short = 'n', long, default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
+    /// Go on behind the last one of an earlier list, by its cursor
+    #[arg(long, value_name = "CURSOR")]
+    after: Option<String>,
 }
 
 impl FilterArgs {
@@ -102,7 +105,7 @@ pub(crate) async fn run(global: &Global, args: JobArgs) -> anyhow::Result<Exit> 
         JobCommand::Run(args) => change::run_now(global, &client, &args).await,
         JobCommand::Reschedule(args) => change::reschedule(global, &client, &args).await,
         JobCommand::Priority(args) => change::set_priority(global, &client, &args).await,
-        JobCommand::Watch(args) => watch(global, &client, &args).await,
+        JobCommand::Watch(args) => watch::run(global, &client, &args).await,
     }
 }
 
@@ -117,12 +120,23 @@ async fn get(global: &Global, client: &Client, args: &GetArgs) -> anyhow::Result
     Ok(Exit::Ok)
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("use a whole number of at least 1".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
 fn whole(job: &JobInfo) -> Value {
     let mut shown = summary(job);
+    shown["attempts"] = json!(job.attempts);
+    if matches!(job.state, JobState::Ended(_)) {
+        // What it was is gone, but for its end.
+        return shown;
+    }
     let headers: Vec<(&str, &str)> = job.headers.iter().collect();
     shown["headers"] = json!(headers);
     shown["payload"] = output::payload(&job.payload);
-    shown["attempts"] = json!(job.attempts);
     shown
 }
 
@@ -130,11 +144,15 @@ fn summary(job: &JobInfo) -> Value {
     let mut shown = json!({
         "id": job.id, "run": job.run, "queue": job.queue, "kind": job.kind,
         "priority": job.priority, "state": job.state.as_str(),
-        "enqueued_at": job.enqueued_at.to_rfc3339(), "tags": job.tags,
+        "enqueued_at": output::moment(&job.enqueued_at),
     });
+    if let Some(cursor) = &job.cursor {
+        shown["tags"] = json!(job.tags);
+        shown["cursor"] = json!(cursor);
+    }
     match &job.state {
         JobState::Scheduled(at) | JobState::BackingOff(at) => {
-            shown["until"] = json!(at.to_rfc3339());
+            shown["until"] = json!(output::moment(at));
         }
         JobState::Running(running) => shown["running"] = json!(running),
         JobState::Ended(completion) => shown["completion"] = json!(completion),
@@ -149,17 +167,39 @@ fn show(job: &JobInfo) -> anyhow::Result<()> {
     output::field("kind", job.kind.as_str())?;
     output::field("queue", &format!("{} ({})", job.queue, job.priority))?;
     output::field("state", &describe(&job.state))?;
-    output::field("enqueued", &job.enqueued_at.to_rfc3339())?;
+    output::field("enqueued", &output::moment(&job.enqueued_at))?;
     for (name, value) in job.headers.iter() {
         output::field("header", &format!("{name}: {value}"))?;
     }
     for attempt in &job.attempts {
         output::field("attempt", &dead::describe(attempt))?;
     }
-    if job.payload.is_empty() {
-        return Ok(());
+    match &job.state {
+        JobState::Ended(completion) => show_end(completion),
+        _ if job.payload.is_empty() => Ok(()),
+        _ => output::shown_payload(&job.payload),
     }
-    output::shown_payload(&job.payload)
+}
+
+/// How a run has ended.
+fn show_end(completion: &Completion) -> anyhow::Result<()> {
+    let Completion { attempt, worker, started_at, finished_at, .. } = completion;
+    output::field("ended", &output::moment(finished_at))?;
+    if let Some(started_at) = started_at {
+        let took = (*finished_at - *started_at).num_milliseconds();
+        output::field("took", &format!("{took} ms, attempt {attempt}, by {worker}"))?;
+    }
+    if let Some(error) = &completion.error {
+        output::field("error", &format!("{}: {}", error.kind, error.message))?;
+    }
+    if let Some(result) = &completion.result {
+        output::field("result", result.get())?;
+    }
+    if completion.status == Status::Dead {
+        let hint = format!("tidemill dead show {} has its payload", completion.id);
+        output::line(&output::dim(&format!("           {hint}")))?;
+    }
+    Ok(())
 }
 
 /// A state with what belongs to it.
@@ -167,7 +207,7 @@ fn describe(state: &JobState) -> String {
     let word = state.as_str();
     match state {
         JobState::Scheduled(at) | JobState::BackingOff(at) => {
-            format!("{word} until {}", at.format("%Y-%m-%d %H:%M:%SZ"))
+            format!("{word} until {}", output::clock(at))
         }
         JobState::Running(running) => format!(
             "{word} since {}, attempt {}, by {}",
@@ -184,7 +224,10 @@ fn describe(state: &JobState) -> String {
 }
 
 async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result<Exit> {
-    let mut jobs = pin!(client.jobs(args.filter.filter()));
+    let mut filter = args.filter.filter();
+    filter.after.clone_from(&args.after);
+    let mut jobs = pin!(client.jobs(filter));
+    let mut last = None;
     let mut table = output::table(&["id", "kind", "priority", "enqueued", "state"]);
     let mut shown = 0;
     let mut is_cut = false;
@@ -194,6 +237,7 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
             break;
         }
         shown += 1;
+        last.clone_from(&job.cursor);
         if global.json {
             output::json(&summary(&job))?;
             continue;
@@ -202,7 +246,7 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
             job.id.to_string(),
             job.kind.to_string(),
             job.priority.to_string(),
-            job.enqueued_at.format("%Y-%m-%d %H:%M:%SZ").to_string(),
+            output::clock(&job.enqueued_at),
             describe(&job.state),
         ]);
     }
@@ -211,37 +255,11 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
     } else if !global.json {
         output::line(&table.to_string())?;
     }
-    if is_cut && !global.json {
-        output::to_stderr(&format!("only the first {shown} are shown; more with --limit"));
+    if is_cut {
+        let cursor = last.unwrap_or_default();
+        output::to_stderr(&format!(
+            "only the first {shown} are shown: go on with --after {cursor}, or show more with --limit"
+        ));
     }
     Ok(Exit::Ok)
-}
-
-/// Follows the newest run of a job.
-async fn watch(global: &Global, client: &Client, args: &GetArgs) -> anyhow::Result<Exit> {
-    let mut signals = StopSignals::new()?;
-    let job = client.job(&args.queue, args.kind.as_ref(), &args.id).await?.pop();
-    let Some(job) = job else { return Ok(Exit::NotFound) };
-    let mut events = pin!(client.watch(&job).await?);
-    loop {
-        let event = tokio::select! {
-            event = events.try_next() => event?,
-            () = signals.told() => return Ok(Exit::Ok),
-        };
-        match event {
-            Some(JobEvent::Ended(completion)) => {
-                results::tell(global, &completion)?;
-                let is_well = completion.status == Status::Done;
-                return Ok(if is_well { Exit::Ok } else { Exit::JobFailed });
-            }
-            Some(event) if global.json => output::json(&event)?,
-            Some(JobEvent::Progress { progress, message, attempt }) => {
-                let percent = progress * 100.0;
-                output::line(&format!("{percent:>4.0} %  {message} (attempt {attempt})"))?;
-            }
-            Some(JobEvent::Log { message, .. }) => output::line(&format!("        {message}"))?,
-            Some(_) => {}
-            None => return Ok(Exit::Ok),
-        }
-    }
 }
