@@ -27,6 +27,7 @@ pub(super) mod code {
     pub(crate) const CONSUMER_EXISTS: u64 = 10148;
     pub(crate) const SEQUENCE_IN_FLIGHT: u64 = 10164;
     pub(crate) const TOO_MANY_REQUESTS: u64 = 10167;
+    pub(crate) const BATCH_PUBLISH_DISABLED: u64 = 10205;
 }
 
 /// An error in an answer of the API.

@@ -221,7 +221,7 @@ impl Connection {
     }
 
     /// Waits until the server refuses a request to `subject` made at `asked`.
-    async fn denied(&self, subject: &Subject, asked: Instant) -> Error {
+    pub(super) async fn denied(&self, subject: &Subject, asked: Instant) -> Error {
         let mut denials = self.0.denials.clone();
         while denials.changed().await.is_ok() {
             if let Some(denial) = denials.borrow_and_update().against(subject, asked) {

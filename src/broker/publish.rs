@@ -141,7 +141,7 @@ fn last_number(description: &str) -> Option<u64> {
     description.rsplit(' ').next()?.parse().ok()
 }
 
-fn header_map(headers: &Headers, expect: Expect<'_>) -> Option<HeaderMap> {
+pub(super) fn header_map(headers: &Headers, expect: Expect<'_>) -> Option<HeaderMap> {
     if headers.is_empty() && matches!(expect, Expect::Anything) {
         return None;
     }

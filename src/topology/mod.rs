@@ -32,7 +32,7 @@ pub(crate) const DUE: &str = "due";
 /// The API level from which a server takes atomic batches (2.12).
 const LEVEL_ATOMIC: u64 = 2;
 /// The API level from which a server takes fast-ingest batches (2.14).
-const LEVEL_FAST_INGEST: u64 = 4;
+pub(crate) const LEVEL_FAST_INGEST: u64 = 4;
 /// The API level from which a server knows recurring schedules (2.14).
 pub(crate) const LEVEL_CRON: u64 = 4;
 

@@ -11,7 +11,7 @@ use super::prefetch::{Load, Rate, capacity, refill};
 use crate::priority::{Priority, Weights};
 
 /// One lane of one of the worker's queues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct LaneId {
     /// The queue's position in the worker's list.
     pub(crate) queue: usize,

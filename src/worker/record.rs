@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde_json::value::RawValue;
 use tokio::time::sleep;
 
 use super::job::Work;
-use crate::broker::{Clock, Connection, Expect, Published};
+use super::settle::ToSettle;
+use crate::broker::{Clock, Connection, Expect, IngestMessage, Published};
 use crate::client::{Fence, fence};
 use crate::error::{Error, ErrorKind, Result};
-use crate::outcome::BuryReason;
+use crate::outcome::{BuryReason, Settlement};
 use crate::token::Namespace;
 use crate::topology::StreamNames;
 use crate::wire::time::Time;
@@ -103,6 +105,30 @@ impl Recorder {
             reason: None,
             error: None,
         }
+    }
+
+    /// The completion of a run that is done.
+    pub(super) fn done(
+        &self,
+        work: &Work,
+        started_at: Option<Time>,
+        result: &Option<Box<RawValue>>,
+    ) -> Completion {
+        let mut completion = self.completion(work, Status::Done, started_at);
+        completion.result.clone_from(result);
+        completion
+    }
+
+    /// The completion of a job that is done, as it is stored; `None` for another settlement, and where
+    /// it does not serialize.
+    pub(super) fn message_of(&self, item: &ToSettle) -> Option<IngestMessage> {
+        let ToSettle { work, settlement: Settlement::Complete { result }, started_at } = item
+        else {
+            return None;
+        };
+        let payload = self.fit(&mut self.done(work, *started_at, result)).ok()?;
+        let subject = record_subject(&self.namespace, RecordKind::Result, &work.key);
+        Some(IngestMessage { subject, payload })
     }
 
     /// Stores a completion unless the run has one.

@@ -16,7 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::job::Work;
-use crate::broker::AckSubject;
+use super::together::{Completed, Together};
+use crate::broker::{AckSubject, MAX_INGEST};
 use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::{BuryReason, Settlement};
@@ -27,7 +28,7 @@ use crate::wire::{AttemptEvent, ErrorInfo, Status};
 const QUEUE: usize = 1024;
 
 /// The largest group, and how many groups are under way at once.
-const GROUP: usize = 250;
+const GROUP: usize = MAX_INGEST;
 const GROUPS_AT_ONCE: usize = 8;
 
 /// The pause before a record is tried again.
@@ -79,7 +80,11 @@ impl Settler {
 }
 
 /// Settles what comes until nothing more is to come, and then what is still under way.
-pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>) {
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    mut items: mpsc::Receiver<ToSettle>,
+    together: Arc<Together>,
+) {
     let at_once = Arc::new(Semaphore::new(GROUPS_AT_ONCE));
     let tasks = TaskTracker::new();
     loop {
@@ -96,9 +101,9 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>
             continue;
         }
         let Ok(turn) = at_once.clone().acquire_owned().await else { break };
-        let (shared, later) = (shared.clone(), tasks.clone());
+        let (shared, together, later) = (shared.clone(), together.clone(), tasks.clone());
         tasks.spawn(async move {
-            settle_group(&shared, group, &later).await;
+            settle_group(&shared, &together, group, &later).await;
             drop(turn);
         });
     }
@@ -106,8 +111,14 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>
     tasks.wait().await;
 }
 
-async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTracker) {
-    let tries = group.into_iter().map(|item| async {
+async fn settle_group(
+    shared: &Arc<Shared>,
+    together: &Together,
+    group: Vec<ToSettle>,
+    later: &TaskTracker,
+) {
+    let Completed { stored, rest } = together.complete(&shared.recorder, group).await;
+    let tries = rest.into_iter().map(|item| async {
         match shared.record(&item).await {
             Ok(word) => Some((item, word)),
             Err(error) => {
@@ -117,8 +128,9 @@ async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTr
             }
         }
     });
-    let recorded: Vec<(ToSettle, Word)> = join_all(tries).await.into_iter().flatten().collect();
-    shared.say(&recorded).await;
+    let mut recorded: Vec<(ToSettle, Word)> = join_all(tries).await.into_iter().flatten().collect();
+    recorded.extend(stored.into_iter().map(|item| (item, Word::Ack)));
+    shared.say(&mut recorded).await;
 }
 
 /// Tries again, for as long as the job is ours.
@@ -128,7 +140,7 @@ async fn settle_stubborn(shared: Arc<Shared>, item: ToSettle) {
         sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
         match shared.record(&item).await {
-            Ok(word) => return shared.say(&[(item, word)]).await,
+            Ok(word) => return shared.say(&mut [(item, word)]).await,
             Err(error) => tracing::debug!(job = %item.work.key.id, %error, "still not recorded"),
         }
     }
@@ -148,9 +160,7 @@ impl Shared {
         let recorder = &self.recorder;
         match settlement {
             Settlement::Complete { result } => {
-                let mut completion = recorder.completion(work, Status::Done, *started_at);
-                completion.result.clone_from(result);
-                recorder.fence(work, completion).await?;
+                recorder.fence(work, recorder.done(work, *started_at, result)).await?;
                 Ok(Word::Ack)
             }
             Settlement::Cancel { reason } => {
@@ -247,20 +257,25 @@ impl Shared {
     ///
     /// The jobs are let go of first: one that is given back can be here again before the broker's
     /// answer is.
-    async fn say(&self, group: &[(ToSettle, Word)]) {
-        let mut last_of_lane = Vec::new();
-        for (item, word) in group.iter().rev() {
+    async fn say(&self, group: &mut [(ToSettle, Word)]) {
+        // In the order of the stream: taking the first message off is what costs the broker least.
+        group.sort_unstable_by_key(|(item, _)| (item.work.lane, item.work.sequence));
+        let mut words = Vec::with_capacity(group.len());
+        for (item, word) in group {
             let ack = item.work.lease.settle_at(Instant::now());
             self.release(&item.work);
-            let Some(ack) = ack else { continue };
-            let lane = item.work.lane;
-            if last_of_lane.iter().all(|(known, _, _)| *known != lane) {
-                last_of_lane.push((lane, ack, *word));
-            } else if let Err(error) = self.say_plainly(&ack, *word).await {
+            words.extend(ack.map(|ack| (item.work.lane, ack, *word)));
+        }
+        let mut barriers = Vec::new();
+        let mut words = words.into_iter().peekable();
+        while let Some((lane, ack, word)) = words.next() {
+            let is_last = words.peek().is_none_or(|(next, _, _)| *next != lane);
+            if is_last {
+                barriers.push(self.say_surely(ack, word));
+            } else if let Err(error) = self.say_plainly(&ack, word).await {
                 tracing::debug!(%error, "an ack was not sent");
             }
         }
-        let barriers = last_of_lane.iter().map(|(_, ack, word)| self.say_surely(ack, *word));
         for error in join_all(barriers).await.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, "acks were not confirmed");
         }
@@ -273,7 +288,7 @@ impl Shared {
         }
     }
 
-    async fn say_surely(&self, ack: &AckSubject, word: Word) -> Result<()> {
+    async fn say_surely(&self, ack: AckSubject, word: Word) -> Result<()> {
         match word {
             Word::Ack => ack.ack_confirmed(&self.conn).await,
             Word::Nak(delay) => ack.nak_confirmed(&self.conn, delay).await,

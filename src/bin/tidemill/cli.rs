@@ -7,7 +7,7 @@ use clap::{ArgMatches, Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work};
+use crate::{bench, cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
     Dead(dead::DeadArgs),
+    /// Measure how fast jobs go through
+    Bench(bench::BenchArgs),
 }
 
 /// The verb that was called, such as `queue pause`.

@@ -2,6 +2,7 @@
 
 mod agent;
 mod ask;
+mod bench;
 mod cli;
 mod connect;
 mod cron;
@@ -65,6 +66,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { global, command } = cli;
     match command {
+        Command::Bench(args) => bench::run(&global, args).await,
         Command::Demo(args) => demo::run(&global, args).await,
         Command::Dev(args) => dev::run(&global, args).await,
         Command::Setup(args) => setup::run(&global, args).await,

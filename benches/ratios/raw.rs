@@ -1,0 +1,157 @@
+//! What a program does that has no job system: plain loops of the client library, the fastest that are
+//! worth writing. Nothing here survives a crash in the middle without doubling or losing something.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use async_nats::jetstream::{self, Context};
+use bytes::Bytes;
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
+
+/// Publishes in flight at once.
+const WINDOW: usize = 500;
+
+/// Messages that are worked as one: fetched, recorded, then acked.
+const GROUP: usize = 500;
+
+/// Groups under way at once.
+const GROUPS_AT_ONCE: usize = 4;
+
+/// What a loop records of each job before it acks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Record {
+    /// Nothing.
+    Nothing,
+    /// A completion.
+    Completion,
+    /// A completion under the condition that there is none.
+    Fenced,
+}
+
+/// A stream of jobs, and one for completions.
+pub(crate) struct Raw {
+    context: Context,
+}
+
+impl Raw {
+    pub(crate) async fn connect(url: &str) -> Result<Self> {
+        let client = async_nats::connect(url).await?;
+        Ok(Self { context: jetstream::new(client) })
+    }
+
+    /// Makes the streams anew.
+    pub(crate) async fn anew(&self) -> Result<()> {
+        for name in ["RAW_JOBS", "RAW_RESULTS"] {
+            // It may not be there.
+            let _ = self.context.delete_stream(name).await;
+        }
+        let jobs = Config {
+            name: "RAW_JOBS".to_owned(),
+            subjects: vec!["raw.jobs.*.*".to_owned()],
+            retention: RetentionPolicy::WorkQueue,
+            discard: DiscardPolicy::New,
+            ..Config::default()
+        };
+        self.context.create_stream(jobs).await?;
+        let results = Config {
+            name: "RAW_RESULTS".to_owned(),
+            subjects: vec!["raw.results.>".to_owned()],
+            ..Config::default()
+        };
+        self.context.create_stream(results).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn consumer(&self) -> Result<PullConsumer> {
+        let config = pull::Config {
+            durable_name: Some("normal".to_owned()),
+            ack_policy: AckPolicy::Explicit,
+            max_ack_pending: -1,
+            ..pull::Config::default()
+        };
+        Ok(self.context.get_stream("RAW_JOBS").await?.create_consumer(config).await?)
+    }
+
+    /// Publishes many, some in flight at once, and awaits the broker's word for each.
+    pub(crate) async fn publish(&self, jobs: u64, payload: Bytes) -> Result<Duration> {
+        let started = Instant::now();
+        stream::iter(0..jobs)
+            .map(|n| {
+                let published =
+                    self.context.publish(format!("raw.jobs.bench.{n}"), payload.clone());
+                async move { anyhow::Ok(published.await?.await?) }
+            })
+            .buffered(WINDOW)
+            .try_for_each(|_| async { Ok(()) })
+            .await?;
+        Ok(started.elapsed())
+    }
+
+    /// Publishes one after the other.
+    pub(crate) async fn publish_one_by_one(&self, jobs: u64, payload: Bytes) -> Result<Duration> {
+        let started = Instant::now();
+        for n in 0..jobs {
+            let subject = format!("raw.jobs.bench.{n}");
+            self.context.publish(subject, payload.clone()).await?.await?;
+        }
+        Ok(started.elapsed())
+    }
+
+    /// Gets through what waits.
+    pub(crate) async fn drain(&self, jobs: u64, record: Record) -> Result<Duration> {
+        let consumer = self.consumer().await?;
+        let started = Instant::now();
+        let messages = consumer.stream().max_messages_per_batch(2 * GROUP).messages().await?;
+        let mut groups = messages
+            .ready_chunks(GROUP)
+            .map(|group| async {
+                self.work(group.into_iter().collect::<Result<_, _>>()?, record).await
+            })
+            .buffer_unordered(GROUPS_AT_ONCE);
+        let mut left = jobs;
+        while left > 0 {
+            left -= groups.next().await.context("messages end")??;
+        }
+        let took = started.elapsed();
+        let stream = self.context.get_stream("RAW_JOBS").await?;
+        let messages = stream.get_info().await?.state.messages;
+        ensure!(messages == 0, "{messages} messages are left");
+        Ok(took)
+    }
+
+    /// Records a group, and then acks it; how many there were.
+    async fn work(&self, group: Vec<jetstream::Message>, record: Record) -> Result<u64> {
+        let records = group.iter().filter(|_| record != Record::Nothing);
+        try_join_all(records.map(|job| self.complete(job, record))).await?;
+        let (last, rest) = group.split_last().context("groups are not empty")?;
+        for job in rest {
+            job.ack().await.map_err(anyhow::Error::from_boxed)?;
+        }
+        last.double_ack().await.map_err(anyhow::Error::from_boxed)?;
+        Ok(group.len() as u64)
+    }
+
+    async fn complete(&self, job: &jetstream::Message, record: Record) -> Result<()> {
+        let id = job.subject.rsplit('.').next().unwrap_or_default();
+        let subject = format!("raw.results.default.bench.{id}._");
+        // As large as a completion of ours.
+        let body =
+            format!("{{\"id\":\"{id}\",\"status\":\"done\",\"of\":\"{}\"}}", "x".repeat(300));
+        let published = match record {
+            Record::Fenced => {
+                let mut headers = HeaderMap::new();
+                headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+                self.context.publish_with_headers(subject, headers, body.into()).await?
+            }
+            Record::Completion | Record::Nothing => {
+                self.context.publish(subject, body.into()).await?
+            }
+        };
+        published.await?;
+        Ok(())
+    }
+}
