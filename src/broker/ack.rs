@@ -23,19 +23,17 @@ const TOKENS_V1: usize = 9;
 const TOKENS_V2: usize = 11;
 
 pub(super) fn parse(reply: &str) -> Option<AckInfo> {
-    let tokens: Vec<&str> = reply.split('.').collect();
-    if tokens.get(..2) != Some(&["$JS", "ACK"]) {
-        return None;
-    }
-    let counts = match tokens.len() {
-        TOKENS_V1 => &tokens[4..],
-        TOKENS_V2.. => &tokens[6..],
+    let tokens = reply.strip_prefix("$JS.ACK.")?;
+    let before_counts = match reply.split('.').count() {
+        TOKENS_V1 => 2,
+        TOKENS_V2.. => 4,
         _ => return None,
     };
+    let mut counts = tokens.split('.').skip(before_counts);
     Some(AckInfo {
-        delivered: counts[0].parse().ok()?,
-        sequence: counts[1].parse().ok()?,
-        stored: time::from_nanos(counts[3].parse().ok()?),
+        delivered: counts.next()?.parse().ok()?,
+        sequence: counts.next()?.parse().ok()?,
+        stored: time::from_nanos(counts.nth(1)?.parse().ok()?),
     })
 }
 

@@ -17,7 +17,7 @@ use crate::broker::{Born, Delivery, Pulled, Puller, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::{BuryReason, Settlement};
 use crate::wire::time::Time;
-use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
+use crate::wire::{ErrorInfo, Reading, read_job};
 
 /// Pauses after something went wrong with the broker, doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -210,7 +210,7 @@ impl Fetcher {
         let reading =
             read_job(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
         let (key, options, unreadable) = match reading {
-            Reading::Job { key, options } => (key, *options, None),
+            Reading::Job { key, options } => (key, options, None),
             Reading::NewerProtocol => {
                 // Not ours to judge, so no record is written: only given back.
                 shared.give_up(self.lane, 1);
@@ -221,10 +221,10 @@ impl Fetcher {
                 return;
             }
             Reading::BadHeader { key, problem } => {
-                (key, JobHeaders::default(), Some((BuryReason::BadHeader, problem)))
+                (key, Box::default(), Some((BuryReason::BadHeader, problem)))
             }
             Reading::BadSubject { key, problem } => {
-                (key, JobHeaders::default(), Some((BuryReason::BadSubject, problem)))
+                (key, Box::default(), Some((BuryReason::BadSubject, problem)))
             }
         };
         let work = Work {

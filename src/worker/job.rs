@@ -21,7 +21,8 @@ pub(crate) struct Work {
     /// When the broker stored it.
     pub(crate) stored: Time,
     pub(crate) headers: Headers,
-    pub(crate) options: JobHeaders,
+    /// Boxed, since a job moves from hand to hand.
+    pub(crate) options: Box<JobHeaders>,
     pub(crate) payload: Bytes,
     pub(crate) lease: Arc<Lease>,
     /// The attempt that is next, or running.
