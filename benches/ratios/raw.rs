@@ -12,6 +12,9 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
+/// Priorities need lanes; so that only the client is compared, they are here too. The last has the jobs.
+const LANES: [&str; 4] = ["critical", "high", "low", "normal"];
+
 /// Publishes in flight at once.
 const WINDOW: usize = 500;
 
@@ -51,7 +54,7 @@ impl Raw {
         }
         let jobs = Config {
             name: "RAW_JOBS".to_owned(),
-            subjects: vec!["raw.jobs.*.*".to_owned()],
+            subjects: LANES.map(|lane| format!("rawloops.jobs.bench.{lane}.>")).to_vec(),
             retention: RetentionPolicy::WorkQueue,
             discard: DiscardPolicy::New,
             ..Config::default()
@@ -59,21 +62,28 @@ impl Raw {
         self.context.create_stream(jobs).await?;
         let results = Config {
             name: "RAW_RESULTS".to_owned(),
-            subjects: vec!["raw.results.>".to_owned()],
+            subjects: vec!["rawloops.results.>".to_owned()],
             ..Config::default()
         };
         self.context.create_stream(results).await?;
         Ok(())
     }
 
-    pub(crate) async fn consumer(&self) -> Result<PullConsumer> {
-        let config = pull::Config {
-            durable_name: Some("normal".to_owned()),
-            ack_policy: AckPolicy::Explicit,
-            max_ack_pending: -1,
-            ..pull::Config::default()
-        };
-        Ok(self.context.get_stream("RAW_JOBS").await?.create_consumer(config).await?)
+    /// The consumers of all lanes; that of the one lane that has jobs.
+    async fn consumer(&self) -> Result<PullConsumer> {
+        let stream = self.context.get_stream("RAW_JOBS").await?;
+        let mut consumer = None;
+        for lane in LANES {
+            let config = pull::Config {
+                durable_name: Some(lane.to_owned()),
+                filter_subject: format!("rawloops.jobs.bench.{lane}.>"),
+                ack_policy: AckPolicy::Explicit,
+                max_ack_pending: -1,
+                ..pull::Config::default()
+            };
+            consumer = Some(stream.create_consumer(config).await?);
+        }
+        consumer.context("there are lanes")
     }
 
     /// Publishes many, some in flight at once, and awaits the broker's word for each.
@@ -81,8 +91,7 @@ impl Raw {
         let started = Instant::now();
         stream::iter(0..jobs)
             .map(|n| {
-                let published =
-                    self.context.publish(format!("raw.jobs.bench.{n}"), payload.clone());
+                let published = self.context.publish(job_subject(n), payload.clone());
                 async move { anyhow::Ok(published.await?.await?) }
             })
             .buffered(WINDOW)
@@ -95,8 +104,7 @@ impl Raw {
     pub(crate) async fn publish_one_by_one(&self, jobs: u64, payload: Bytes) -> Result<Duration> {
         let started = Instant::now();
         for n in 0..jobs {
-            let subject = format!("raw.jobs.bench.{n}");
-            self.context.publish(subject, payload.clone()).await?.await?;
+            self.context.publish(job_subject(n), payload.clone()).await?.await?;
         }
         Ok(started.elapsed())
     }
@@ -137,8 +145,8 @@ impl Raw {
 
     async fn complete(&self, job: &jetstream::Message, record: Record) -> Result<()> {
         let id = job.subject.rsplit('.').next().unwrap_or_default();
-        let subject = format!("raw.results.default.bench.{id}._");
-        // As large as a completion of ours.
+        let subject = format!("rawloops.results.bench.bench.{id}._");
+        // As large as a completion of tidemill's.
         let body =
             format!("{{\"id\":\"{id}\",\"status\":\"done\",\"of\":\"{}\"}}", "x".repeat(300));
         let published = match record {
@@ -154,4 +162,9 @@ impl Raw {
         published.await?;
         Ok(())
     }
+}
+
+/// As long as one of tidemill's, whose ids are UUIDs.
+fn job_subject(n: u64) -> String {
+    format!("rawloops.jobs.bench.normal.bench.{n:036}")
 }
