@@ -1,5 +1,6 @@
 //! The command line, end to end: the real program, real brokers, handlers in other languages.
 
+mod bench;
 mod cron;
 mod dead;
 mod demo;

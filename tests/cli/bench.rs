@@ -1,0 +1,36 @@
+//! `tidemill bench`.
+
+use crate::support::{Mill, tidemill};
+
+#[tokio::test]
+async fn a_broker_of_ones_own_is_measured_and_left_as_it_was() {
+    let mill = Mill::start().await;
+    let bench = |more: &[&'static str]| {
+        [&["bench", "drain", "enqueue", "latency", "--connected", "--jobs", "300"][..], more]
+            .concat()
+    };
+    let measured = mill.json(&bench(&[]));
+    let scenarios: Vec<&str> =
+        measured.iter().map(|figures| figures["scenario"].as_str().expect("text")).collect();
+    assert_eq!(scenarios, ["drain", "enqueue", "enqueue", "latency", "latency"]);
+    for figures in &measured {
+        assert!(figures["jobs_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{figures}");
+    }
+    let latency = &measured[4]["latency"];
+    assert!(latency["p50_us"].as_u64() <= latency["max_us"].as_u64(), "{latency}");
+    assert!(mill.json(&["queue", "ls"]).is_empty(), "its queue is gone");
+    mill.ok(&["enqueue", "bench", "any"]);
+    let refused = mill.run(&bench(&[]));
+    assert_eq!(refused.code, 2, "{refused:?}");
+    assert!(refused.err.contains("queue bench is there already"), "{refused:?}");
+    assert_eq!(mill.json(&["queue", "ls"])[0]["jobs"], 1, "and untouched");
+}
+
+#[test]
+fn without_a_word_it_measures_a_private_broker() {
+    let mut bench = tidemill(&["bench", "drain", "--jobs", "300"]);
+    let output = bench.env("NATS_URL", "nats://127.0.0.1:1").output().expect("runs");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert!(said.contains("drain") && said.contains("broker CPU"), "{said}");
+}
