@@ -20,8 +20,8 @@ use super::background::{BackgroundJob, JobConditions, JobPriority, JobType};
 use super::jobs::{persisting, publishing};
 use super::publish::{EventPublisher, Publishers};
 use super::store::RunStore;
-use crate::client::{Client, Ready};
-use crate::error::Result;
+use crate::client::Client;
+use crate::error::{Error, Result};
 use crate::token::Queue;
 use crate::worker::{DEFAULT_CONCURRENCY, Running, Worker};
 
@@ -173,30 +173,14 @@ impl JobPool {
     ) -> Uuid {
         let job = BackgroundJob::new(priority, job_type, conditions);
         let id = job.id;
-        match job.into_ready(&self.queue) {
-            Ok(ready) => {
-                self.completed.is_read().await;
-                // Nobody else has this id: only after a failure it may be there already.
-                let stored = self.client.store(ready.clone()).await.map(drop);
-                self.until_stored(id, ready, stored).await;
-            }
-            Err(error) => self.give_up(id, &error),
-        }
+        self.put(job, true).await;
         id
     }
 
     /// Stores a job under its own id; once, however often it is called. Otherwise as
     /// [`JobPool::schedule`].
     pub async fn enqueue(&self, job: BackgroundJob) {
-        let id = job.id;
-        match job.into_ready(&self.queue) {
-            Ok(ready) => {
-                self.completed.is_read().await;
-                let stored = self.client.store_once(ready.clone()).await.map(drop);
-                self.until_stored(id, ready, stored).await;
-            }
-            Err(error) => self.give_up(id, &error),
-        }
+        self.put(job, false).await;
     }
 
     /// Stores a job as [`JobPool::enqueue`] does, but does not wait for long.
@@ -209,7 +193,19 @@ impl JobPool {
         self.client.store_once(ready).await.map(drop)
     }
 
-    async fn until_stored(&self, id: Uuid, ready: Ready, mut stored: Result<()>) {
+    /// Stores a job, however long the broker is away. Where its id is fresh, nobody else has it, and
+    /// only after a failure it may be there already.
+    async fn put(&self, job: BackgroundJob, is_fresh: bool) {
+        let id = job.id;
+        let ready = match job.into_ready(&self.queue) {
+            Ok(ready) => ready,
+            Err(error) => return self.give_up(id, &error),
+        };
+        self.completed.is_read().await;
+        let mut stored = match is_fresh {
+            true => self.client.store(ready.clone()).await,
+            false => self.client.store_once(ready.clone()).await,
+        };
         let mut pause = FIRST_PAUSE;
         while let Err(error) = stored {
             if error.is_invalid() || error.is_too_large() {
@@ -218,11 +214,11 @@ impl JobPool {
             tracing::warn!(job = %id, %error, "not stored yet; trying again");
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            stored = self.client.store_once(ready.clone()).await.map(drop);
+            stored = self.client.store_once(ready.clone()).await;
         }
     }
 
-    fn give_up(&self, id: Uuid, error: &crate::error::Error) {
+    fn give_up(&self, id: Uuid, error: &Error) {
         tracing::error!(job = %id, %error, "no job that could be stored");
         self.completed.tell_failed(id, error);
     }
