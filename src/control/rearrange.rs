@@ -3,17 +3,29 @@
 //! A timer is moved by one message to its own stream, which the broker carries out at once. Elsewhere
 //! the job is copied, and the source deleted when the copy is stored: killed in between, both are
 //! there, of one run, and of two ends one stands.
+//!
+//! Workers move jobs too, from lanes to timers and back, by a copy and then an ack of the source. A
+//! run that is seen at both places is left alone until its source is gone: what took the copy further
+//! could find the source there, take it for the job, and drop the copy just before that ack.
+
+use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::time::sleep;
 
 use crate::broker::{Expect, Published};
 use crate::client::{Client, Ready};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::{Found, JobState, Place, state_of};
 use crate::priority::Priority;
-use crate::token::{JobId, Kind, Queue};
+use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::time::Time;
-use crate::wire::{JobCopy, RecordKey, guard_subject, timer_subject};
+use crate::wire::{JobCopy, RecordKey, RunningJob, guard_subject, timer_subject};
+
+/// How often jobs are looked at again that were moved by somebody else meanwhile, and the pause before.
+const LOOKS: usize = 20;
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What is to be other than it is.
 #[derive(Clone, Copy, Debug)]
@@ -70,44 +82,91 @@ impl Client {
         id: &JobId,
         change: Change,
     ) -> Result<usize> {
-        let found = self.find(queue, kind, id).await?;
-        if found.is_empty() {
-            let ended = self.completions_of(queue, kind, id).await?.pop();
-            let how = ended.map(|end| format!(": it ended as {}", end.status)).unwrap_or_default();
-            let message = format!("queue {queue} has no unfinished job {id}{how}");
-            return Err(Error::new(ErrorKind::NotFound, message));
-        }
-        let running = self.running(queue).await?;
-        for found in &found {
-            let ledger = self.ledger(&found.key).await?;
-            let used = ledger.last().map_or(0, |last| last.used());
-            let used = used.max(found.options.attempts_used.unwrap_or(0));
-            match state_of(found, &ledger, &running, self.clock().now()) {
-                JobState::Running(running) => {
-                    return Err(Error::invalid(format!(
-                        "job {id} is running on {}: cancel it, or let it end",
-                        running.worker
-                    )));
-                }
-                JobState::Scheduled(due) | JobState::BackingOff(due) => {
-                    self.move_one(found, change, used, Some(due)).await?;
-                }
-                JobState::Waiting | JobState::Ended(_) => {
-                    self.move_one(found, change, used, None).await?;
-                }
+        let mut moved = HashSet::new();
+        for _ in 0..LOOKS {
+            let found = self.find(queue, kind, id).await?;
+            if found.is_empty() && moved.is_empty() {
+                return Err(self.none_unfinished(queue, kind, id).await?);
             }
+            if self.move_all(queue, &found, change, &mut moved).await? {
+                return Ok(moved.len());
+            }
+            sleep(LOOK_AGAIN).await;
         }
-        Ok(found.len())
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("job {id} is being moved all the time: look at it and try again"),
+        ))
     }
 
-    /// Moves a job that is put off until `was_due`, or waits.
+    async fn none_unfinished(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+    ) -> Result<Error> {
+        let ended = self.completions_of(queue, kind, id).await?.pop();
+        let how = ended.map(|end| format!(": it ended as {}", end.status)).unwrap_or_default();
+        let message = format!("queue {queue} has no unfinished job {id}{how}");
+        Ok(Error::new(ErrorKind::NotFound, message))
+    }
+
+    /// Moves what is found, has not been moved before, and is not on its way elsewhere. Whether that
+    /// was all there is to move.
+    async fn move_all(
+        &self,
+        queue: &Queue,
+        found: &[Found],
+        change: Change,
+        moved: &mut HashSet<RunId>,
+    ) -> Result<bool> {
+        let running = self.running(queue).await?;
+        let mut is_all = true;
+        for one in found {
+            if moved.contains(&one.key.run) {
+                continue;
+            }
+            if is_on_its_way(one, found) || !self.move_found(one, change, &running).await? {
+                is_all = false;
+                continue;
+            }
+            moved.insert(one.key.run.clone());
+        }
+        Ok(is_all)
+    }
+
+    /// Moves one job as it stands; `false` if somebody else has moved it meanwhile.
+    async fn move_found(
+        &self,
+        found: &Found,
+        change: Change,
+        running: &[RunningJob],
+    ) -> Result<bool> {
+        let ledger = self.ledger(&found.key).await?;
+        let used = ledger.last().map_or(0, |last| last.used());
+        let used = used.max(found.options.attempts_used.unwrap_or(0));
+        match state_of(found, &ledger, running, self.clock().now()) {
+            JobState::Running(running) => Err(Error::invalid(format!(
+                "job {} is running on {}: cancel it, or let it end",
+                found.key.id, running.worker
+            ))),
+            JobState::Scheduled(due) | JobState::BackingOff(due) => {
+                self.move_one(found, change, used, Some(due)).await
+            }
+            JobState::Waiting | JobState::Ended(_) => {
+                self.move_one(found, change, used, None).await
+            }
+        }
+    }
+
+    /// Moves a job that is put off until `was_due`, or waits; `false` if it has moved meanwhile.
     async fn move_one(
         &self,
         found: &Found,
         change: Change,
         used: u32,
         was_due: Option<Time>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let (lane, due) = match change {
             Change::Now => (found.priority, None),
             Change::At(time) => (found.priority, Some(time)),
@@ -115,7 +174,7 @@ impl Client {
         };
         let due = due.filter(|due| *due > self.clock().now());
         if lane == found.priority && due == was_due {
-            return Ok(());
+            return Ok(true);
         }
         let copy = JobCopy {
             key: &found.key,
@@ -137,7 +196,7 @@ impl Client {
     }
 
     /// To its lane, at once.
-    async fn put_on_lane(&self, found: &Found, copy: JobCopy<'_>) -> Result<()> {
+    async fn put_on_lane(&self, found: &Found, copy: JobCopy<'_>) -> Result<bool> {
         let RecordKey { queue, kind, id, run } = found.key.clone();
         let guard = guard_subject(self.namespace(), &queue, &kind, &id);
         let (headers, payload) = (copy.headers(), found.payload.clone());
@@ -154,44 +213,61 @@ impl Client {
                 return self.delete_source(found).await;
             }
         };
-        match self.publish(&job, Expect::LastOf { guard: &guard, sequence }).await? {
+        let published = match self.publish(&job, Expect::LastOf { guard: &guard, sequence }).await?
+        {
+            // Another run of the id came after it, which may stand beside it.
+            Published::WrongLast(last) if last > sequence && found.options.unique.is_none() => {
+                match self.conn().by_sequence(&found.stream, found.sequence).await? {
+                    Some(_) => {
+                        self.publish(&job, Expect::LastOf { guard: &guard, sequence: last }).await?
+                    }
+                    None => return Ok(false),
+                }
+            }
+            published => published,
+        };
+        match published {
             Published::Stored(_) => self.delete_source(found).await,
-            Published::WrongLast(_) | Published::InFlight => Err(has_moved(found)),
+            Published::WrongLast(_) | Published::InFlight => Ok(false),
         }
     }
 
     /// A timer, put out at once: in one step.
-    async fn put_timer_out(&self, found: &Found, copy: JobCopy<'_>) -> Result<()> {
+    async fn put_timer_out(&self, found: &Found, copy: JobCopy<'_>) -> Result<bool> {
         let guard = timer_subject(self.namespace(), found.priority, &found.key);
         let (subject, headers) = copy.due_now(self.namespace());
         let expect = Expect::LastOf { guard: &guard, sequence: found.sequence };
         match self.conn().store(subject, &headers, found.payload.clone(), expect).await? {
-            Published::Stored(_) => Ok(()),
-            Published::WrongLast(_) | Published::InFlight => Err(has_moved(found)),
+            Published::Stored(_) => Ok(true),
+            Published::WrongLast(_) | Published::InFlight => Ok(false),
         }
     }
 
     /// To a timer, from the lane or from another timer.
-    async fn set_timer(&self, found: &Found, copy: JobCopy<'_>, due: Time) -> Result<()> {
+    async fn set_timer(&self, found: &Found, copy: JobCopy<'_>, due: Time) -> Result<bool> {
         let (subject, headers) = copy.timer(self.namespace(), due);
         let is_in_place = matches!(found.place, Place::Timer(_)) && copy.lane == found.priority;
         let expect = Expect::Last(if is_in_place { found.sequence } else { 0 });
         match self.conn().store(subject, &headers, found.payload.clone(), expect).await? {
             // A new timer in the old one's place is all it takes.
-            Published::Stored(_) if is_in_place => Ok(()),
+            Published::Stored(_) if is_in_place => Ok(true),
             Published::Stored(_) => self.delete_source(found).await,
-            Published::WrongLast(_) | Published::InFlight => Err(has_moved(found)),
+            Published::WrongLast(_) | Published::InFlight => Ok(false),
         }
     }
 
-    async fn delete_source(&self, found: &Found) -> Result<()> {
-        self.conn().delete(&found.stream, found.sequence).await.map(drop)
+    async fn delete_source(&self, found: &Found) -> Result<bool> {
+        self.conn().delete(&found.stream, found.sequence).await?;
+        Ok(true)
     }
 }
 
-fn has_moved(found: &Found) -> Error {
-    Error::new(
-        ErrorKind::Unavailable,
-        format!("job {} moved while it was being moved: look at it and try again", found.key.id),
-    )
+/// Whether the run is on a lane and among the timers at once: a worker is moving it.
+fn is_on_its_way(one: &Found, found: &[Found]) -> bool {
+    let is_on_lane = |found: &Found| match found.place {
+        Place::Lane | Place::LaneWithoutId => true,
+        Place::Timer(_) | Place::Due => false,
+    };
+    let elsewhere = |other: &Found| other.key == one.key && is_on_lane(other) != is_on_lane(one);
+    found.iter().any(elsewhere)
 }

@@ -18,6 +18,7 @@ pub(super) const ON_TIMERS: char = 't';
 
 /// Messages of one id that are looked at.
 const MAX_OF_ID: usize = 256;
+const FROM_THE_START: Start = Start::Sequence(1);
 
 /// An unfinished job, as a message that holds it.
 #[derive(Debug)]
@@ -70,26 +71,52 @@ impl Client {
         kind: Option<&Kind>,
         id: &JobId,
     ) -> Result<Vec<Found>> {
-        let (ns, streams, conn) = (self.namespace(), self.streams(queue), self.conn());
+        let mut found = self.find_on_lanes(queue, kind, id).await?;
+        found.extend(self.find_timed(queue, kind, id).await?);
+        if found.is_empty() {
+            // It may have been put on its lane between the two looks.
+            found = self.find_on_lanes(queue, kind, id).await?;
+        }
+        found.retain(|found| kind.is_none_or(|kind| found.key.kind == *kind));
+        Ok(found)
+    }
+
+    async fn find_on_lanes(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+    ) -> Result<Vec<Found>> {
+        let (ns, stream, conn) = (self.namespace(), self.streams(queue).jobs, self.conn());
         let mut found = Vec::new();
         if let Some(sequence) = id.as_sequence()
-            && let Some(stored) = conn.by_sequence(&streams.jobs, sequence).await?
+            && let Some(stored) = conn.by_sequence(&stream, sequence).await?
         {
             found.extend(self.read_waiting(queue, stored));
         }
-        let kind_token = kind.map_or("*", Kind::as_str);
-        let lanes = format!("{ns}.jobs.{queue}.*.{kind_token}.{id}");
-        let start = Start::Sequence(1);
-        for stored in conn.batch(&streams.jobs, &lanes, start, MAX_OF_ID).await?.messages {
+        let kind = kind.map_or("*", Kind::as_str);
+        let lanes = format!("{ns}.jobs.{queue}.*.{kind}.{id}");
+        for stored in conn.batch(&stream, &lanes, FROM_THE_START, MAX_OF_ID).await?.messages {
             found.extend(self.read_waiting(queue, stored));
         }
+        Ok(found)
+    }
+
+    async fn find_timed(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+    ) -> Result<Vec<Found>> {
+        let stream = self.streams(queue).timers;
+        let mut found = Vec::new();
         for what in ["timers", "due"] {
-            let timers = timed_filter(what, ns, queue, kind, Some(id));
-            for stored in conn.batch(&streams.timers, &timers, start, MAX_OF_ID).await?.messages {
+            let subjects = timed_filter(what, self.namespace(), queue, kind, Some(id));
+            let batch = self.conn().batch(&stream, &subjects, FROM_THE_START, MAX_OF_ID).await?;
+            for stored in batch.messages {
                 found.extend(self.read_timer(queue, stored));
             }
         }
-        found.retain(|found| kind.is_none_or(|kind| found.key.kind == *kind));
         Ok(found)
     }
 

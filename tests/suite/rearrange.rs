@@ -9,7 +9,7 @@ use tidemill::{
 };
 
 use crate::support::{
-    Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages,
+    Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages, until,
 };
 
 const TIMERS: &str = "TIDEMILL_TIMERS_default";
@@ -94,6 +94,57 @@ async fn several_runs_of_one_id_do_not_hold_each_other_up() {
     }
     // Where one waits for another, it waits 10 s and more.
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn several_waiting_runs_of_one_id_change_their_lane() {
+    let mill = Mill::start().await;
+    let mut jobs = Vec::new();
+    for n in 1..=3 {
+        jobs.push(mill.client.enqueue(numbered(n)).id("order-18").await.expect("stored"));
+    }
+    let (queue, id) = (jobs[0].queue(), jobs[0].id());
+    let moved = mill.client.set_priority(queue, None, id, Priority::High).await;
+    assert_eq!(moved.expect("moved"), 3);
+    let nats = mill.nats().await;
+    assert_eq!(lane_counts(&nats, "default", "normal").await, (0, 0));
+    assert_eq!(lane_counts(&nats, "default", "high").await, (3, 0));
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    for job in &jobs {
+        assert_eq!(completion(job).await.status, Status::Done);
+    }
+    assert_eq!(seen.all(), [1, 2, 3].map(|n| (n, 1, Priority::High)));
+    running.drain().await;
+}
+
+/// A worker that parks a job stores the timer and then acks the source; in between, both are there.
+#[tokio::test]
+async fn a_job_that_is_being_parked_is_moved_when_it_has_arrived() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    let job = parked(&mill, 1).await;
+    running.drain().await;
+    let nats = mill.nats().await;
+    let subject = format!("tidemill.jobs.default.normal.numbered.{}", job.id());
+    let source = nats.request(subject, r#"{"n":1}"#.into()).await.expect("stored");
+    let source: serde_json::Value = serde_json::from_slice(&source.payload).expect("JSON");
+
+    let (client, queue, id) = (mill.client.clone(), job.queue().clone(), job.id().clone());
+    let moving = tokio::spawn(async move { client.run_now(&queue, None, &id).await });
+    until(Instant::now() + Duration::from_millis(300)).await;
+    assert!(!moving.is_finished(), "it waits");
+    assert_eq!(stream_messages(&nats, TIMERS).await, 1, "and leaves the timer alone");
+    let delete = serde_json::json!({ "seq": source["seq"] }).to_string();
+    let delete_subject = "$JS.API.STREAM.MSG.DELETE.TIDEMILL_JOBS_default";
+    nats.request(delete_subject, delete.into()).await.expect("deleted");
+    assert_eq!(moving.await.expect("no panic").expect("moved"), 1);
+
+    let running = noting(&mill, &seen).await;
+    assert_eq!(completion(&job).await.status, Status::Done);
+    assert_eq!(seen.len(), 1);
     running.drain().await;
 }
 
