@@ -9,13 +9,14 @@ use async_nats::{Client, HeaderMap, Message, Request, Subject, ToSubject};
 use bytes::Bytes;
 use chrono::Utc;
 use futures_util::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::dial;
 use super::events::{Denials, Events};
 use super::failure;
+use super::ingest::Ingest;
 use super::options::ConnectOptions;
 use crate::error::{Error, Result};
 
@@ -34,6 +35,7 @@ struct Inner {
     /// Never read from: its clones see everything ever denied as a change.
     denials: watch::Receiver<Denials>,
     closed: CancellationToken,
+    ingest: OnceCell<Ingest>,
 }
 
 impl Connection {
@@ -57,7 +59,20 @@ impl Connection {
             epochs,
             denials,
             closed,
+            ingest: OnceCell::new(),
         })))
+    }
+
+    /// What stores batches, opened when it is first needed.
+    pub(super) async fn ingest<F>(&self, open: impl FnOnce() -> F) -> Result<&Ingest>
+    where
+        F: Future<Output = Result<Ingest>>,
+    {
+        self.0.ingest.get_or_try_init(open).await
+    }
+
+    pub(super) fn opened_ingest(&self) -> Option<&Ingest> {
+        self.0.ingest.get()
     }
 
     /// The connection as `async_nats` has it.

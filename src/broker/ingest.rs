@@ -9,24 +9,23 @@
 //! The broker's words in between are not needed: a batch is shorter than what it lets through before it
 //! wants to be waited for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use async_nats::Subscriber;
+use async_nats::{HeaderMap, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::api::{ApiError, code};
 use super::connection::Connection;
 use super::publish::{Expect, header_map};
-use crate::error::{Error, Result};
-use crate::topology::LEVEL_FAST_INGEST;
+use crate::error::Result;
 use crate::wire::Headers;
 
 /// The most messages of one batch. Measured on one server: beyond some hundreds nothing is won.
@@ -35,19 +34,35 @@ pub(crate) const MAX_INGEST: usize = 250;
 /// The broker confirms every so many messages, which for a batch is never before its end.
 const FLOW: usize = 2 * MAX_INGEST;
 
-/// A way to store batches, over one subscription for all answers.
-pub(crate) struct Ingest {
-    conn: Connection,
+/// The oldest server that knows batches.
+const OLDEST_SERVER: (u32, u32, u32) = (2, 14, 0);
+
+/// What a connection keeps to store batches: one subscription for all answers.
+pub(super) struct Ingest {
     inbox: String,
     waiting: Arc<Waiting>,
+    /// Streams that take no batches.
+    refused: Mutex<HashSet<String>>,
     _reader: AbortOnDropHandle<()>,
 }
 
 /// A message of a batch.
 #[derive(Debug)]
 pub(crate) struct IngestMessage {
-    pub(crate) subject: String,
-    pub(crate) payload: Bytes,
+    subject: String,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+}
+
+/// A batch that is sent, and whose end is to be waited for.
+pub(crate) struct SentBatch {
+    conn: Connection,
+    stream: String,
+    token: String,
+    first: Subject,
+    asked: Instant,
+    waiting: Arc<Waiting>,
+    end: oneshot::Receiver<Ingested>,
 }
 
 /// What became of a batch.
@@ -57,76 +72,75 @@ pub(crate) enum Ingested {
     Stored(usize),
     /// The stream takes no batches.
     Refused,
+    /// No stream takes the first message's subject, or none did when it came.
+    NoStream,
 }
 
 /// Batches whose end is not known yet, by their tokens.
 #[derive(Default)]
-struct Waiting(Mutex<HashMap<String, oneshot::Sender<Bytes>>>);
+struct Waiting(Mutex<HashMap<String, oneshot::Sender<Ingested>>>);
 
 impl Waiting {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Bytes>>> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn all(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Ingested>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// An answer; one that has a type is no end.
-#[derive(Deserialize)]
-struct Answer {
-    #[serde(rename = "type")]
-    kind: Option<String>,
-    #[serde(default)]
-    count: usize,
-    error: Option<ApiError>,
+impl IngestMessage {
+    pub(crate) fn new(
+        subject: String,
+        headers: &Headers,
+        payload: Bytes,
+        expect: Expect<'_>,
+    ) -> Self {
+        Self { subject, headers: header_map(headers, expect), payload }
+    }
 }
 
-impl Ingest {
-    /// `None` where the server knows no batches, or these credentials may not ask it.
-    pub(crate) async fn open(conn: &Connection) -> Option<Self> {
-        let opened = async {
-            match conn.api_level().await? >= LEVEL_FAST_INGEST {
-                true => Self::subscribe(conn).await.map(Some),
-                false => Ok(None),
+impl Connection {
+    /// Sends messages to be stored in order, at most [`MAX_INGEST`]. `None`, and nothing is sent,
+    /// where the server or the stream is known to take no batches.
+    pub(crate) async fn send_together(
+        &self,
+        stream: &str,
+        messages: Vec<IngestMessage>,
+    ) -> Option<SentBatch> {
+        if self.server_version() < OLDEST_SERVER {
+            return None;
+        }
+        let ingest = match self.ingest(|| Ingest::open(self)).await {
+            Ok(ingest) => ingest,
+            Err(error) => {
+                tracing::debug!(%error, "messages are not stored in batches for now");
+                return None;
             }
         };
-        opened.await.unwrap_or_else(|error: Error| {
-            tracing::debug!(%error, "messages are not stored in batches");
-            None
-        })
-    }
-
-    async fn subscribe(conn: &Connection) -> Result<Self> {
-        let inbox = conn.client().new_inbox();
-        let answers = conn.subscribe(format!("{inbox}.>")).await?;
-        let waiting = Arc::<Waiting>::default();
-        let reader = tokio::spawn(read(answers, inbox.len() + 1, waiting.clone()));
-        Ok(Self { conn: conn.clone(), inbox, waiting, _reader: AbortOnDropHandle::new(reader) })
-    }
-
-    /// Stores messages in order, at most [`MAX_INGEST`], each only where its subject has none yet.
-    pub(crate) async fn store(&self, messages: Vec<IngestMessage>) -> Ingested {
-        let Some(first) = messages.first().map(|message| message.subject.clone()) else {
-            return Ingested::Stored(0);
-        };
-        let batch = format!("{:016x}", fastrand::u64(..));
+        if ingest.refused().contains(stream) {
+            return None;
+        }
+        let first = Subject::from(messages.first()?.subject.as_str());
+        let token = format!("{:016x}", fastrand::u64(..));
         let (sender, end) = oneshot::channel();
-        self.waiting.all().insert(batch.clone(), sender);
-        let asked = Instant::now();
-        let first = first.into();
-        let stored = async {
-            self.send(&batch, messages).await?;
-            end.await.ok()
+        ingest.waiting.all().insert(token.clone(), sender);
+        let batch = SentBatch {
+            conn: self.clone(),
+            stream: stream.to_owned(),
+            first,
+            asked: Instant::now(),
+            waiting: ingest.waiting.clone(),
+            end,
+            token,
         };
-        let answer = tokio::select! {
-            stored = timeout(self.conn.timeout(), stored) => stored.ok().flatten(),
-            _ = self.conn.denied(&first, asked) => None,
-        };
-        self.waiting.all().remove(&batch);
-        answer.map_or(Ingested::Stored(0), |answer| read_end(&answer))
+        let prefix = format!("{}.{}.{FLOW}.fail.", ingest.inbox, batch.token);
+        let sent = self.send_batch(&prefix, messages);
+        if !matches!(timeout_at(batch.deadline(), sent).await, Ok(Some(()))) {
+            // Its end will not come, and is not waited for.
+            batch.waiting.all().remove(&batch.token);
+        }
+        Some(batch)
     }
 
-    async fn send(&self, batch: &str, messages: Vec<IngestMessage>) -> Option<()> {
-        let headers = header_map(&Headers::new(), Expect::Last(0)).unwrap_or_default();
-        let prefix = format!("{}.{batch}.{FLOW}.fail.", self.inbox);
+    async fn send_batch(&self, prefix: &str, messages: Vec<IngestMessage>) -> Option<()> {
         let last = messages.len();
         for (number, message) in (1..).zip(messages) {
             let operation = match number {
@@ -135,14 +149,64 @@ impl Ingest {
                 _ => Operation::Append,
             };
             let mut reply = String::with_capacity(prefix.len() + 10);
-            reply.push_str(&prefix);
+            reply.push_str(prefix);
             let _ = write!(reply, "{number}.{}.$FI", operation as u8);
-            let IngestMessage { subject, payload } = message;
-            let client = self.conn.client();
-            let headers = headers.clone();
-            client.publish_with_reply_and_headers(subject, reply, headers, payload).await.ok()?;
+            let IngestMessage { subject, headers, payload } = message;
+            let client = self.client();
+            match headers {
+                Some(headers) => {
+                    client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+                }
+                None => client.publish_with_reply(subject, reply, payload).await,
+            }
+            .ok()?;
         }
         Some(())
+    }
+}
+
+impl Ingest {
+    async fn open(conn: &Connection) -> Result<Self> {
+        let inbox = conn.client().new_inbox();
+        let answers = conn.subscribe(format!("{inbox}.>")).await?;
+        let waiting = Arc::<Waiting>::default();
+        let reader = tokio::spawn(read(answers, inbox.len() + 1, waiting.clone()));
+        let refused = Mutex::default();
+        Ok(Self { inbox, waiting, refused, _reader: AbortOnDropHandle::new(reader) })
+    }
+
+    fn refused(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SentBatch {
+    fn deadline(&self) -> tokio::time::Instant {
+        (self.asked + self.conn.timeout()).into()
+    }
+
+    /// Waits for the broker's word, but not longer than for any answer.
+    pub(crate) async fn end(mut self) -> Ingested {
+        let deadline = self.deadline();
+        let ended = tokio::select! {
+            biased;
+            ended = timeout_at(deadline, &mut self.end) => ended.ok().and_then(Result::ok),
+            _ = self.conn.denied(&self.first, self.asked) => None,
+        };
+        let ended = ended.unwrap_or(Ingested::Stored(0));
+        if ended == Ingested::Refused
+            && let Some(ingest) = self.conn.opened_ingest()
+            && ingest.refused().insert(self.stream.clone())
+        {
+            tracing::info!(stream = self.stream, "takes no batches: messages go one by one");
+        }
+        ended
+    }
+}
+
+impl Drop for SentBatch {
+    fn drop(&mut self) {
+        self.waiting.all().remove(&self.token);
     }
 }
 
@@ -158,25 +222,41 @@ enum Operation {
 /// Hands the ends of batches to who waits for them.
 async fn read(mut answers: Subscriber, skip: usize, waiting: Arc<Waiting>) {
     while let Some(answer) = answers.next().await {
-        let batch = answer.subject.get(skip..).and_then(|rest| rest.split('.').next());
-        let is_end = serde_json::from_slice::<Answer>(&answer.payload)
-            .is_ok_and(|answer| answer.kind.is_none());
-        // No stream takes the subject: there is nobody who would say more.
-        let is_end = is_end || answer.status.is_some();
-        let sender = batch.filter(|_| is_end).and_then(|batch| waiting.all().remove(batch));
+        let token = answer.subject.get(skip..).and_then(|rest| rest.split('.').next());
+        let end = match answer.status {
+            // There is nobody who would say more.
+            Some(_) => Some(Ingested::NoStream),
+            None => read_end(&answer.payload),
+        };
+        let (Some(token), Some(end)) = (token, end) else { continue };
+        let sender = waiting.all().remove(token);
         if let Some(sender) = sender {
             // It may have given up waiting.
-            let _ = sender.send(answer.payload);
+            let _ = sender.send(end);
         }
     }
 }
 
-/// What became of a batch, by its end.
-fn read_end(answer: &[u8]) -> Ingested {
-    let Ok(answer) = serde_json::from_slice::<Answer>(answer) else { return Ingested::Stored(0) };
-    match answer.error {
-        Some(error) if error.err_code == code::BATCH_PUBLISH_DISABLED => Ingested::Refused,
-        _ => Ingested::Stored(answer.count),
+/// What the broker says of a batch.
+#[derive(Deserialize)]
+struct Answer {
+    /// On words before the end.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    count: usize,
+    error: Option<ApiError>,
+}
+
+/// What became of a batch, where the broker's word is its last.
+fn read_end(answer: &[u8]) -> Option<Ingested> {
+    let answer: Answer = serde_json::from_slice(answer).ok()?;
+    match (answer.kind, answer.error) {
+        (Some(_), _) => None,
+        (None, Some(error)) if error.err_code == code::BATCH_PUBLISH_DISABLED => {
+            Some(Ingested::Refused)
+        }
+        (None, _) => Some(Ingested::Stored(answer.count)),
     }
 }
 
@@ -187,15 +267,19 @@ mod tests {
     #[test]
     fn the_brokers_last_word_counts() {
         for (answer, end) in [
-            (r#"{"stream":"R","seq":260,"batch":"b7","count":250}"#, Ingested::Stored(250)),
+            (r#"{"stream":"R","seq":260,"batch":"b7","count":250}"#, Some(Ingested::Stored(250))),
             (
                 r#"{"error":{"code":400,"err_code":10071},"stream":"R","seq":0}"#,
-                Ingested::Stored(0),
+                Some(Ingested::Stored(0)),
             ),
-            (r#"{"error":{"code":400,"err_code":10205},"stream":"R","seq":0}"#, Ingested::Refused),
+            (
+                r#"{"error":{"code":400,"err_code":10205},"stream":"R","seq":0}"#,
+                Some(Ingested::Refused),
+            ),
             // A server that knows no batches takes each message for itself, and says nothing of others.
-            (r#"{"stream":"R","seq":260}"#, Ingested::Stored(0)),
-            ("", Ingested::Stored(0)),
+            (r#"{"stream":"R","seq":260}"#, Some(Ingested::Stored(0))),
+            (r#"{"type":"ack","seq":100,"msgs":100}"#, None),
+            ("", None),
         ] {
             assert_eq!(read_end(answer.as_bytes()), end, "{answer}");
         }

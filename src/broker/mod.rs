@@ -27,7 +27,7 @@ pub(crate) use ack::AckSubject;
 pub(crate) use api::ask;
 pub(crate) use clock::Clock;
 pub(crate) use connection::{Connection, Messages};
-pub(crate) use ingest::{Ingest, IngestMessage, Ingested, MAX_INGEST};
+pub(crate) use ingest::{IngestMessage, Ingested, MAX_INGEST, SentBatch};
 pub(crate) use manage::{ConsumerState, consumer_state};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;

@@ -10,7 +10,7 @@ use super::new_job::{NewJob, Ready};
 use super::resolve::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::broker::{BatchMessage, Expect, MAX_BATCH, Published};
 use crate::error::{Error, ErrorKind, Result};
-use crate::wire::{guard_subject, job_subject};
+use crate::wire::guard_subject;
 
 /// A batch that is checked and can be sent, as often as it takes.
 struct Batch {
@@ -61,13 +61,7 @@ impl Client {
     async fn send(&self, batch: &Batch) -> Result<Published> {
         let id = uuid::Uuid::now_v7().simple().to_string();
         let messages = batch.jobs.iter().zip(&batch.guards).map(|(job, guard)| BatchMessage {
-            subject: job_subject(
-                &self.namespace,
-                &job.queue,
-                job.priority,
-                &job.kind,
-                Some(&job.id),
-            ),
+            subject: self.subject_of(job),
             headers: &job.headers,
             payload: job.payload.clone(),
             expect: match job.is_guarded() {

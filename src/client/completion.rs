@@ -16,17 +16,22 @@ use crate::wire::{Completion, RecordKey, RecordKind, parse_record, record_subjec
 pub struct JobHandle {
     client: Client,
     key: RecordKey,
-    sequence: u64,
+    sequence: Option<u64>,
     is_duplicate: bool,
 }
 
 impl JobHandle {
     pub(super) fn new(client: Client, key: RecordKey, sequence: u64) -> Self {
-        Self { client, key, sequence, is_duplicate: false }
+        Self { client, key, sequence: Some(sequence), is_duplicate: false }
+    }
+
+    /// A job that was stored in a batch.
+    pub(super) fn batched(client: Client, key: RecordKey) -> Self {
+        Self { client, key, sequence: None, is_duplicate: false }
     }
 
     pub(super) fn duplicate(client: Client, key: RecordKey, sequence: u64) -> Self {
-        Self { client, key, sequence, is_duplicate: true }
+        Self { client, key, sequence: Some(sequence), is_duplicate: true }
     }
 
     /// Whether a unique job was there already: this is the one that was there, and nothing was
@@ -55,8 +60,9 @@ impl JobHandle {
         &self.key.kind
     }
 
-    /// The job's sequence in its queue's jobs stream.
-    pub fn sequence(&self) -> u64 {
+    /// The job's sequence in its queue's jobs stream; `None` where the broker does not tell, because
+    /// it confirmed many at once ([`Client::enqueue_many`]).
+    pub fn sequence(&self) -> Option<u64> {
         self.sequence
     }
 

@@ -1,12 +1,8 @@
-//! Enqueue: one job or many, to a known end even where the broker's answer is lost.
+//! Enqueue: a job, to a known end even where the broker's answer is lost.
 
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
-
-use futures_util::StreamExt;
-use futures_util::stream;
-use tokio::task::unconstrained;
 
 use super::Client;
 use super::completion::JobHandle;
@@ -17,10 +13,6 @@ use crate::priority::Priority;
 use crate::retry::Backoff;
 use crate::topology::JOB_HEADROOM_BYTES;
 use crate::wire::{guard_subject, job_subject};
-
-/// Publishes in flight at once in [`Client::enqueue_many`]. On three replicas a larger window was
-/// measured to halve the rate.
-pub(super) const PIPELINE: usize = 500;
 
 /// A job about to be enqueued: set its options, then `.await` it.
 ///
@@ -97,21 +89,6 @@ impl Client {
         Enqueue { client: self.clone(), job: job.into() }
     }
 
-    /// Enqueues many jobs in order, hundreds in flight at once, and tells of each what became of it.
-    /// Not all-or-nothing: some may fail while others are stored.
-    pub async fn enqueue_many<I>(&self, jobs: I) -> Vec<Result<JobHandle>>
-    where
-        I: IntoIterator,
-        I::Item: Into<NewJob>,
-    {
-        let stores = jobs.into_iter().map(|job| {
-            let job = job.into().finish();
-            async { self.store(job?).await }
-        });
-        // Tokio's budget would make some of them yield before they send, and so change their order.
-        unconstrained(stream::iter(stores).buffered(PIPELINE).collect()).await
-    }
-
     pub(crate) async fn store(&self, mut job: Ready) -> Result<JobHandle> {
         self.check_size(&job)?;
         let times = self.whole.times(&job.queue);
@@ -141,9 +118,12 @@ impl Client {
     }
 
     pub(crate) async fn publish(&self, job: &Ready, expect: Expect<'_>) -> Result<Published> {
-        let Ready { queue, priority, kind, id, headers, payload, .. } = job;
-        let subject = job_subject(&self.namespace, queue, *priority, kind, Some(id));
-        self.conn.store(subject, headers, payload.clone(), expect).await
+        let subject = self.subject_of(job);
+        self.conn.store(subject, &job.headers, job.payload.clone(), expect).await
+    }
+
+    pub(super) fn subject_of(&self, job: &Ready) -> String {
+        job_subject(&self.namespace, &job.queue, job.priority, &job.kind, Some(&job.id))
     }
 
     pub(crate) fn check_size(&self, job: &Ready) -> Result<()> {

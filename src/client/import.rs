@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::Client;
 use super::completion::JobHandle;
-use super::enqueue::PIPELINE;
+use super::many::PIPELINE;
 use super::new_job::{NewJob, Ready};
 use super::resolve::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::error::{Error, Result};
@@ -71,33 +71,55 @@ impl Import {
         &self,
         jobs: impl IntoIterator<Item = (u64, NewJob)>,
     ) -> Vec<Result<JobHandle>> {
-        let stores = jobs.into_iter().map(|(position, job)| self.put_one(position, job));
+        let ready = |(position, job): (u64, NewJob)| {
+            let job = job.finish().map(|job| job.imported(&self.name, position));
+            (position, job)
+        };
+        let jobs: Vec<_> = jobs.into_iter().map(ready).collect();
+        let is_certain = |position| position >= self.uncertain_below;
+        let certain = jobs.iter().filter(|(position, _)| is_certain(*position));
+        let certain = certain.filter_map(|(_, job)| job.as_ref().ok().cloned().map(Ok));
+        let mut first_tries = self.client.store_many(certain).await.into_iter();
+        let stores = jobs.into_iter().map(|(position, job)| {
+            let first_try = match is_certain(position) && job.is_ok() {
+                true => first_tries.next(),
+                false => None,
+            };
+            async move {
+                match first_try {
+                    Some(outcome) if !can_pass(&outcome) => outcome,
+                    Some(_) | None => self.put_again(position, job?).await,
+                }
+            }
+        });
         stream::iter(stores).buffered(PIPELINE).collect().await
     }
 
-    async fn put_one(&self, position: u64, job: NewJob) -> Result<JobHandle> {
-        let mut job = job.finish()?;
-        job.be_imported(&self.name, position);
-        let mut stored = match position < self.uncertain_below {
-            true => self.client.store_once(job.clone()).await,
-            false => self.client.store(job.clone()).await,
-        };
+    /// Stores a run that may be stored already, and goes on trying.
+    async fn put_again(&self, position: u64, job: Ready) -> Result<JobHandle> {
         let mut pause = FIRST_PAUSE;
-        while let Err(error) = &stored
-            && (error.is_unavailable() || error.is_unknown() || error.is_full())
-        {
-            tracing::info!(position, %error, "tried again");
+        loop {
+            let outcome = self.client.store_once(job.clone()).await;
+            if !can_pass(&outcome) {
+                return outcome;
+            }
+            tracing::info!(position, ?outcome, "tried again");
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
-            stored = self.client.store_once(job.clone()).await;
         }
-        stored
     }
 }
 
+/// Whether it was not stored for a reason that may pass.
+fn can_pass(outcome: &Result<JobHandle>) -> bool {
+    outcome
+        .as_ref()
+        .is_err_and(|error| error.is_unavailable() || error.is_unknown() || error.is_full())
+}
+
 impl Ready {
-    /// Gives it the run of its place in an import, and the id where it has none of its own.
-    fn be_imported(&mut self, import: &str, position: u64) {
+    /// With the run of its place in an import, and the id where it has none of its own.
+    fn imported(mut self, import: &str, position: u64) -> Self {
         let derived = JobId::of_import(import, position);
         let run = derived.as_run();
         if self.has_fresh_id() {
@@ -105,6 +127,7 @@ impl Ready {
         }
         self.headers.set(crate::wire::name::RUN, run.as_str());
         self.run = run;
+        self
     }
 }
 
@@ -115,9 +138,7 @@ mod tests {
     #[test]
     fn a_place_in_an_import_is_one_run() {
         let ready = |import: &str, position: u64, job: NewJob| {
-            let mut job = job.finish().expect("valid");
-            job.be_imported(import, position);
-            job
+            job.finish().expect("valid").imported(import, position)
         };
         let raw = || NewJob::raw("any", "{}");
         let one = ready("a", 7, raw());

@@ -7,6 +7,7 @@ mod fence;
 mod follow;
 mod import;
 mod line;
+mod many;
 mod new_job;
 mod resolve;
 mod wakes;

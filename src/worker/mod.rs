@@ -51,7 +51,6 @@ use self::lanes::{LaneId, Lanes, MAX_BUFFERED_FOR};
 use self::lease::Leases;
 use self::record::Recorder;
 use self::settle::Settler;
-use self::together::Together;
 use self::unknown::UnknownKinds;
 use crate::broker::{Announcement, Clock, Connection, Registration};
 use crate::client::Client;
@@ -148,11 +147,10 @@ impl Worker {
         }
         let ack_wait = shared.shortest_ack_wait().await?;
         let registration = Registration::new(&shared.conn, &announcement).await?;
-        let together = Arc::new(Together::open(&shared.conn, shared.queues.len()).await);
         panic::watch();
         let end = CancellationToken::new();
         let background = TaskTracker::new();
-        let settling = tokio::spawn(settle::run(shared.clone(), settlements, together));
+        let settling = tokio::spawn(settle::run(shared.clone(), settlements));
         background.spawn(shared.leases.clone().keep(shared.conn.clone(), ack_wait, end.clone()));
         background.spawn(timing::keep_clock(shared.clone(), end.clone()));
         background.spawn(sweep(shared.clone(), ack_wait, end.clone()));

@@ -128,7 +128,7 @@ impl Recorder {
         };
         let payload = self.fit(&mut self.done(work, *started_at, result)).ok()?;
         let subject = record_subject(&self.namespace, RecordKind::Result, &work.key);
-        Some(IngestMessage { subject, payload })
+        Some(IngestMessage::new(subject, &Headers::new(), payload, Expect::Last(0)))
     }
 
     /// Stores a completion unless the run has one.

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::job::Work;
-use super::together::{Completed, Together};
+use super::together::{Completed, complete};
 use crate::broker::{AckSubject, MAX_INGEST};
 use crate::client::Fence;
 use crate::error::Result;
@@ -80,11 +80,7 @@ impl Settler {
 }
 
 /// Settles what comes until nothing more is to come, and then what is still under way.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    mut items: mpsc::Receiver<ToSettle>,
-    together: Arc<Together>,
-) {
+pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>) {
     let at_once = Arc::new(Semaphore::new(GROUPS_AT_ONCE));
     let tasks = TaskTracker::new();
     loop {
@@ -101,9 +97,9 @@ pub(super) async fn run(
             continue;
         }
         let Ok(turn) = at_once.clone().acquire_owned().await else { break };
-        let (shared, together, later) = (shared.clone(), together.clone(), tasks.clone());
+        let (shared, later) = (shared.clone(), tasks.clone());
         tasks.spawn(async move {
-            settle_group(&shared, &together, group, &later).await;
+            settle_group(&shared, group, &later).await;
             drop(turn);
         });
     }
@@ -111,13 +107,8 @@ pub(super) async fn run(
     tasks.wait().await;
 }
 
-async fn settle_group(
-    shared: &Arc<Shared>,
-    together: &Together,
-    group: Vec<ToSettle>,
-    later: &TaskTracker,
-) {
-    let Completed { stored, rest } = together.complete(&shared.recorder, group).await;
+async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTracker) {
+    let Completed { stored, rest } = complete(&shared.recorder, group).await;
     let tries = rest.into_iter().map(|item| async {
         match shared.record(&item).await {
             Ok(word) => Some((item, word)),

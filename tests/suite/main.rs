@@ -12,6 +12,7 @@ mod enqueue;
 mod fence;
 mod import;
 mod later;
+mod many;
 mod order;
 mod outcomes;
 mod preview;

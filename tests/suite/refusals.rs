@@ -35,6 +35,10 @@ async fn older_servers_that_will_do_work_jobs() {
         let job = client.enqueue(numbered(7)).await.expect("stored");
         let done = completion(&job).await;
         assert_eq!((done.status, done.attempt), (Status::Done, 2), "{version}");
+        let many = client.enqueue_many((0..600).map(numbered)).await;
+        for job in many {
+            assert_eq!(completion(&job.expect("stored")).await.status, Status::Done, "{version}");
+        }
         running.drain().await;
         let again = client.ensure_queue(&Queue::default()).await.expect("fine");
         assert!(again.drift.is_empty(), "{version}: {:?}", again.drift);
