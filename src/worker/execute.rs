@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
 use super::context::JobContext;
-use super::handler::Handler;
+use super::handler::{Handler, WhenDone};
 use super::job::Work;
 use super::lease::{Lease, Stop};
 use super::settle::ToSettle;
@@ -128,5 +128,9 @@ fn decide(handler: &Handler, work: &Work, ended: Ended) -> Option<Settlement> {
         tracing::debug!(job = %work.key.id, attempt = work.attempt.number, kind, message, "not done");
     }
     let chance = fastrand::f64();
-    Some(settle(outcome, work.attempt.number, work.attempt.snoozes, &policy, chance))
+    let settlement = settle(outcome, work.attempt.number, work.attempt.snoozes, &policy, chance);
+    Some(match (settlement, handler.done) {
+        (Settlement::Complete { .. }, WhenDone::IsForgotten) => Settlement::Forget,
+        (settlement, WhenDone::IsForgotten | WhenDone::IsRecorded) => settlement,
+    })
 }

@@ -35,6 +35,16 @@ pub struct Handler {
     function: Function,
     pub(super) timeout: Duration,
     pub(super) policy: RetryPolicy,
+    pub(super) done: WhenDone,
+}
+
+/// What is left of a job that is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenDone {
+    /// Its completion.
+    IsRecorded,
+    /// Nothing.
+    IsForgotten,
 }
 
 impl Handler {
@@ -97,6 +107,7 @@ impl Handler {
             function: Arc::new(move |payload, context| Box::pin(function(payload, context))),
             timeout: DEFAULT_TIMEOUT,
             policy: RetryPolicy::default(),
+            done: WhenDone::IsRecorded,
         }
     }
 
@@ -111,6 +122,17 @@ impl Handler {
     #[must_use]
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.policy = policy;
+        self
+    }
+
+    /// Keeps no completions of jobs that are done: they are acked and forgotten, which takes half the
+    /// time. For jobs in great numbers that may run again: nobody can wait for one of these or see its
+    /// result, [`NewJob::unique_for`](crate::NewJob::unique_for) does not hold once it is done, and a
+    /// job that is done runs again where its ack is lost or another worker has it too. All other ends
+    /// (dead, cancelled, expired) are recorded as ever.
+    #[must_use]
+    pub fn without_completions(mut self) -> Self {
+        self.done = WhenDone::IsForgotten;
         self
     }
 

@@ -69,6 +69,10 @@ pub(crate) struct LimitArgs {
     /// fixed:MS
     #[arg(long, default_value = "exp:2000:2:3600000")]
     backoff: Backoff,
+    /// Keep no completions of jobs that are done: faster, but nobody can wait for one of these, and
+    /// where an ack is lost it runs again
+    #[arg(long)]
+    no_completions: bool,
     /// How long running jobs may go on when the worker drains
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "25s")]
     grace: Duration,
@@ -119,7 +123,11 @@ impl LimitArgs {
 
     pub(crate) fn limit(&self, handler: Handler) -> Handler {
         let policy = RetryPolicy::new(self.max_retries, self.backoff.clone());
-        handler.timeout(self.job_timeout).retry(policy)
+        let handler = handler.timeout(self.job_timeout).retry(policy);
+        match self.no_completions {
+            true => handler.without_completions(),
+            false => handler,
+        }
     }
 }
 

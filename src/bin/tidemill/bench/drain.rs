@@ -13,7 +13,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
     let count = Count::until(jobs);
     let measuring = bench.meter.start();
     let running = bench.no_op_worker(&count).await?;
-    count.reached().await;
+    count.reached(&bench.bar).await;
     // Done is what is settled, with the broker's word for it.
     running.drain().await;
     let figures = measuring.end("drain", "", jobs);

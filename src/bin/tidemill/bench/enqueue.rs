@@ -1,10 +1,16 @@
 //! How fast jobs are stored.
 
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tidemill::Priority;
+
 use super::Bench;
 use super::figures::{Durations, Figures};
 
+/// Enqueues in flight at once.
+const IN_FLIGHT: usize = 500;
+
 pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
-    Ok(vec![awaited(bench).await?, pipelined(bench).await?])
+    Ok(vec![awaited(bench).await?, pipelined(bench).await?, bulk(bench).await?])
 }
 
 /// Each after the one before was stored.
@@ -18,12 +24,26 @@ async fn awaited(bench: &Bench<'_>) -> anyhow::Result<Figures> {
         bench.client.enqueue(bench.job(payload.clone())).await?;
         durations.add(asked.elapsed());
     }
-    Ok(measuring.end("enqueue", "one by one", jobs).latency(&durations))
+    Ok(measuring.end("enqueue", "one by one", jobs).latency(durations.percentiles()))
 }
 
+/// Each by itself, many in flight.
 async fn pipelined(bench: &Bench<'_>) -> anyhow::Result<Figures> {
     let jobs = bench.args.jobs;
+    let payload = bench.payload();
     let measuring = bench.meter.start();
-    bench.fill(jobs, tidemill::Priority::Low).await?;
+    stream::iter(0..jobs)
+        .map(|_| bench.client.enqueue(bench.job(payload.clone())).into_future())
+        .buffered(IN_FLIGHT)
+        .try_for_each(|_| async { Ok(()) })
+        .await?;
     Ok(measuring.end("enqueue", "pipelined", jobs))
+}
+
+/// All by one call.
+async fn bulk(bench: &Bench<'_>) -> anyhow::Result<Figures> {
+    let jobs = bench.args.jobs;
+    let measuring = bench.meter.start();
+    bench.fill(jobs, Priority::Low).await?;
+    Ok(measuring.end("enqueue", "bulk", jobs))
 }

@@ -1,12 +1,12 @@
 //! What was measured, and how it is shown.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use comfy_table::CellAlignment;
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessesToUpdate, System};
 
+use super::meter::Usage;
 use crate::output;
 
 /// The figures of one measurement.
@@ -17,30 +17,27 @@ pub(super) struct Figures {
     of: String,
     jobs: u64,
     seconds: f64,
-    jobs_per_second: f64,
+    pub(super) jobs_per_second: f64,
     #[serde(flatten)]
     usage: Usage,
+    /// By how much memory grew, once under load.
+    rss_growth_bytes: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     latency: Option<Latency>,
-}
-
-/// What processes used up meanwhile. The broker's is known where it is ours.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(super) struct Usage {
-    cpu_seconds: f64,
-    rss_bytes: u64,
+    /// Of something that this was compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
-    broker_cpu_seconds: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    broker_rss_bytes: Option<u64>,
+    ratio: Option<f64>,
+    /// What the ratio is of, for people.
+    #[serde(skip)]
+    ratio_to: &'static str,
 }
 
 /// Percentiles, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Latency {
-    p50_us: u64,
+    pub(super) p50_us: u64,
     p90_us: u64,
-    p99_us: u64,
+    pub(super) p99_us: u64,
     p999_us: u64,
     max_us: u64,
 }
@@ -48,23 +45,49 @@ pub(super) struct Latency {
 /// Collects durations, to the microsecond.
 pub(super) struct Durations(Histogram<u64>);
 
-/// Looks at what processes use.
-pub(super) struct Meter {
-    broker: Option<Pid>,
-}
-
-/// A measurement under way.
-pub(super) struct Measuring<'a> {
-    meter: &'a Meter,
-    since: Instant,
-    before: Usage,
-}
-
 impl Figures {
+    pub(super) fn new(
+        scenario: &'static str,
+        of: impl Into<String>,
+        jobs: u64,
+        seconds: f64,
+        usage: Usage,
+        rss_growth_bytes: i64,
+    ) -> Self {
+        let (of, jobs_per_second) = (of.into(), jobs as f64 / seconds);
+        let (latency, ratio, ratio_to) = (None, None, "");
+        Self {
+            scenario,
+            of,
+            jobs,
+            seconds,
+            jobs_per_second,
+            usage,
+            rss_growth_bytes,
+            latency,
+            ratio,
+            ratio_to,
+        }
+    }
+
     /// With percentiles.
-    pub(super) fn latency(mut self, durations: &Durations) -> Self {
-        self.latency = Some(durations.percentiles());
+    pub(super) fn latency(mut self, latency: Latency) -> Self {
+        self.latency = Some(latency);
         self
+    }
+
+    /// With its ratio to something else.
+    pub(super) fn ratio(mut self, ratio: f64, to: &'static str) -> Self {
+        (self.ratio, self.ratio_to) = (Some(ratio), to);
+        self
+    }
+
+    fn title(&self) -> String {
+        let title = format!("{} {}", self.scenario, self.of);
+        match self.ratio {
+            Some(ratio) => format!("{}\n{ratio:.2} × {}", title.trim_end(), self.ratio_to),
+            None => title,
+        }
     }
 }
 
@@ -78,7 +101,7 @@ impl Durations {
         self.0.saturating_record(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    fn percentiles(&self) -> Latency {
+    pub(super) fn percentiles(&self) -> Latency {
         let at = |quantile| self.0.value_at_quantile(quantile);
         Latency {
             p50_us: at(0.5),
@@ -87,50 +110,6 @@ impl Durations {
             p999_us: at(0.999),
             max_us: self.0.max(),
         }
-    }
-}
-
-impl Meter {
-    pub(super) fn new(broker: Option<u32>) -> Self {
-        Self { broker: broker.map(Pid::from_u32) }
-    }
-
-    pub(super) fn start(&self) -> Measuring<'_> {
-        Measuring { meter: self, since: Instant::now(), before: self.usage() }
-    }
-
-    /// Up to now, since processes began.
-    fn usage(&self) -> Usage {
-        let ours = Pid::from_u32(std::process::id());
-        let pids: Vec<Pid> = [ours].into_iter().chain(self.broker).collect();
-        let mut system = System::new();
-        let wanted = ProcessRefreshKind::nothing().with_cpu().with_memory();
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&pids), false, wanted);
-        let cpu = |process: &Process| process.accumulated_cpu_time() as f64 / 1000.0;
-        let (ours, broker) =
-            (system.process(ours), self.broker.and_then(|pid| system.process(pid)));
-        Usage {
-            cpu_seconds: ours.map(cpu).unwrap_or_default(),
-            rss_bytes: ours.map(Process::memory).unwrap_or_default(),
-            broker_cpu_seconds: broker.map(cpu),
-            broker_rss_bytes: broker.map(Process::memory),
-        }
-    }
-}
-
-impl Measuring<'_> {
-    /// Ends the measurement, in which that many jobs were done.
-    pub(super) fn end(self, scenario: &'static str, of: impl Into<String>, jobs: u64) -> Figures {
-        let seconds = self.since.elapsed().as_secs_f64();
-        let now = self.meter.usage();
-        let broker_cpu = now.broker_cpu_seconds.zip(self.before.broker_cpu_seconds);
-        let usage = Usage {
-            cpu_seconds: now.cpu_seconds - self.before.cpu_seconds,
-            broker_cpu_seconds: broker_cpu.map(|(now, before)| now - before),
-            ..now
-        };
-        let (of, jobs_per_second) = (of.into(), jobs as f64 / seconds);
-        Figures { scenario, of, jobs, seconds, jobs_per_second, usage, latency: None }
     }
 }
 
@@ -145,7 +124,7 @@ pub(super) fn table(all: &[Figures]) -> String {
         };
         let Usage { cpu_seconds, rss_bytes, broker_cpu_seconds, broker_rss_bytes } = figures.usage;
         table.add_row([
-            format!("{} {}", figures.scenario, figures.of),
+            figures.title(),
             figures.jobs.to_string(),
             format!("{:.0}", figures.jobs_per_second),
             latency(|latency| latency.p50_us),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tidemill::{Handler, Worker};
+use tidemill::{Handler, HandlerResult};
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -22,13 +22,13 @@ pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
     let handler = Handler::raw(KIND, move |_, _| {
         // Nobody receives when the measurement is over.
         let _ = started.send(Instant::now());
-        async { Ok(None) }
+        async { HandlerResult::Ok(None) }
     });
-    let worker = Worker::builder(&bench.client).queue(bench.queue.as_str()).handler(handler);
-    let running = worker.concurrency(bench.args.concurrency).build()?.start().await?;
+    let running = bench.worker([handler]).await?;
     let payload = bench.payload();
     let (mut to_start, mut to_completion) = (Durations::new()?, Durations::new()?);
     let (first, second) = (bench.meter.start(), bench.meter.start());
+    bench.bar.set_length(jobs);
     for _ in 0..jobs {
         sleep(IDLE).await;
         let asked = Instant::now();
@@ -38,10 +38,11 @@ pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
         if let Some(start) = starts.recv().await {
             to_start.add(start.saturating_duration_since(asked));
         }
+        bench.bar.inc(1);
     }
     let figures = vec![
-        first.end("latency", "to start", jobs).latency(&to_start),
-        second.end("latency", "to completion", jobs).latency(&to_completion),
+        first.end("latency", "to start", jobs).latency(to_start.percentiles()),
+        second.end("latency", "to completion", jobs).latency(to_completion.percentiles()),
     ];
     running.drain().await;
     Ok(figures)

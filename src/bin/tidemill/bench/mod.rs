@@ -1,19 +1,29 @@
 //! `tidemill bench`: how fast a broker, this program and this machine are together.
 
+mod backlog;
+mod child;
 mod drain;
 mod enqueue;
 mod figures;
 mod latency;
 mod load;
+mod meter;
+mod priority;
+mod retry_storm;
+mod scale;
+mod steady;
+mod timers;
 
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
 use tidemill::embedded::Broker;
-use tidemill::{Client, ConnectOptions, DEFAULT_CONCURRENCY, Queue};
+use tidemill::{Client, ConnectOptions, Queue, QueueConfig};
 
-use self::figures::Meter;
+use self::figures::Figures;
+use self::meter::Meter;
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
 use crate::output;
@@ -24,7 +34,9 @@ Without scenarios it runs drain, enqueue and latency. Unless --connected is give
 broker in a temporary folder, with the defaults of nats-server. On a broker of yours it makes the queue
 that --queue names, and removes it in the end.
 
-Latencies are counted from when a job should have been enqueued, so that what a slow moment held up is
+Rates are of all jobs from the first to the last; CPU and memory are those of this program (in scale, of
+all workers) and of the broker where it is private. Memory is the most that was seen. In steady,
+latencies are counted from when a job should have been enqueued, so that what a slow moment held up is
 counted as slow too.";
 
 /// Measure how fast jobs go through.
@@ -40,9 +52,27 @@ pub(crate) struct BenchArgs {
     /// Bytes of a payload
     #[arg(long, default_value_t = 256, value_name = "BYTES")]
     payload: usize,
-    /// How many jobs run at once
-    #[arg(short, long, default_value_t = DEFAULT_CONCURRENCY)]
+    /// How many jobs a worker runs at once
+    #[arg(short, long, default_value_t = 50)]
     concurrency: usize,
+    /// drain, backlog: keep no completions of jobs that are done
+    #[arg(long)]
+    no_completions: bool,
+    /// steady: how many jobs come in a second
+    #[arg(long, default_value_t = 10_000, value_name = "PER_SECOND", value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    rate: u64,
+    /// backlog: how many jobs wait behind those that are measured
+    #[arg(long, value_delimiter = ',', default_values_t = [10_000, 1_000_000, 10_000_000])]
+    waiting: Vec<u64>,
+    /// scale: how many worker processes
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8])]
+    processes: Vec<u64>,
+    /// Copies of each stream: 1, 3 or 5
+    #[arg(long, default_value_t = 1)]
+    replicas: u8,
+    /// Let the private broker write every message through to the disk before it confirms it
+    #[arg(long, conflicts_with = "connected")]
+    sync_always: bool,
     /// Measure the broker that the connection flags name, in place of a private one
     #[arg(long)]
     connected: bool,
@@ -52,16 +82,47 @@ pub(crate) struct BenchArgs {
     /// Use this nats-server for the private broker
     #[arg(long, value_name = "PATH", conflicts_with = "connected")]
     nats_server: Option<PathBuf>,
+    /// Be one of the worker processes of scale
+    #[arg(long, hide = true)]
+    as_worker: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Scenario {
     /// No-op jobs that wait in the queue before the worker starts
     Drain,
-    /// One awaited after the other, and many in flight
+    /// One awaited after the other, many in flight, and many by one call
     Enqueue,
     /// From enqueue to handler start and to completion, with an idle worker
     Latency,
+    /// Jobs come in at a rate and are worked: latencies, and whether memory grows
+    Steady,
+    /// From enqueue to handler start of critical jobs, idle and under a flood of low ones
+    Priority,
+    /// Jobs that all fail once
+    RetryStorm,
+    /// The rate of draining with few, many and very many jobs behind
+    Backlog,
+    /// What more worker processes bring, with jobs of 5 ms
+    Scale,
+    /// Timers that are due at once: how late their jobs start
+    Timers,
+}
+
+impl Scenario {
+    async fn measure(self, bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+        match self {
+            Self::Drain => drain::measure(bench).await,
+            Self::Enqueue => enqueue::measure(bench).await,
+            Self::Latency => latency::measure(bench).await,
+            Self::Steady => steady::measure(bench).await,
+            Self::Priority => priority::measure(bench).await,
+            Self::RetryStorm => retry_storm::measure(bench).await,
+            Self::Backlog => backlog::measure(bench).await,
+            Self::Scale => scale::measure(bench).await,
+            Self::Timers => timers::measure(bench).await,
+        }
+    }
 }
 
 /// Where and what to measure.
@@ -70,9 +131,16 @@ struct Bench<'a> {
     client: Client,
     queue: Queue,
     meter: Meter,
+    /// Of a private broker.
+    url: Option<String>,
+    bar: ProgressBar,
 }
 
 pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit> {
+    if args.as_worker {
+        child::work(&global.client().await?, &args).await?;
+        return Ok(Exit::Ok);
+    }
     let mut signals = StopSignals::new()?;
     let broker = match args.connected {
         true => None,
@@ -85,6 +153,7 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
             Client::connect(options).await?.with_namespace(global.namespace.clone())
         }
     };
+    let client = client.with_queue_config(args.queue_config());
     if client.queues().await?.contains(&args.queue) {
         let queue = &args.queue;
         return Err(UsageError(format!(
@@ -93,12 +162,19 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
         ))
         .into());
     }
-    let meter = Meter::new(broker.as_ref().and_then(Broker::pid));
-    let bench = Bench { args: &args, client: client.clone(), queue: args.queue.clone(), meter };
+    let bench = Bench {
+        args: &args,
+        client: client.clone(),
+        queue: args.queue.clone(),
+        meter: Meter::new(broker.as_ref().and_then(Broker::pid)),
+        url: broker.as_ref().map(|broker| broker.url().to_owned()),
+        bar: progress(global),
+    };
     let measured = tokio::select! {
         measured = bench.measure(global) => measured.map(|()| Exit::Ok),
         () = signals.told() => Ok(Exit::Interrupted),
     };
+    bench.bar.finish_and_clear();
     if client.queues().await?.contains(&args.queue) {
         client.remove_queue(&args.queue).await?;
     }
@@ -109,12 +185,37 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
     measured
 }
 
+impl BenchArgs {
+    /// The defaults, but that nothing is refused for want of room.
+    fn queue_config(&self) -> QueueConfig {
+        let mut config = QueueConfig::default();
+        config.replicas = self.replicas;
+        config.max_jobs = u64::MAX >> 1;
+        config.max_jobs_bytes = u64::MAX >> 1;
+        config
+    }
+}
+
 async fn private_broker(args: &BenchArgs) -> anyhow::Result<Broker> {
     let mut broker = Broker::builder().notice(output::to_stderr);
     if let Some(server) = &args.nats_server {
         broker = broker.nats_server(server);
     }
+    if args.sync_always {
+        broker = broker.jetstream_config("sync_interval: always");
+    }
     broker.start().await.context("cannot start a private broker")
+}
+
+fn progress(global: &Global) -> ProgressBar {
+    if global.quiet || global.json || !output::is_watched() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(0);
+    match ProgressStyle::with_template("{msg:12} {bar:30} {pos}/{len} jobs, {per_sec}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }
 
 impl Bench<'_> {
@@ -126,18 +227,16 @@ impl Bench<'_> {
         let mut all = Vec::new();
         for scenario in scenarios {
             self.anew().await?;
-            let measured = match scenario {
-                Scenario::Drain => drain::measure(self).await,
-                Scenario::Enqueue => enqueue::measure(self).await,
-                Scenario::Latency => latency::measure(self).await,
-            };
-            for figures in measured? {
+            let name = scenario.to_possible_value();
+            self.bar.set_message(name.map(|name| name.get_name().to_owned()).unwrap_or_default());
+            for figures in scenario.measure(self).await? {
                 if global.json {
                     output::json(&figures)?;
                 }
                 all.push(figures);
             }
         }
+        self.bar.finish_and_clear();
         match global.json {
             true => Ok(()),
             false => Ok(output::line(&figures::table(&all))?),
