@@ -52,11 +52,7 @@ const RATIOS: [Ratio; 4] = [
         scenario: ["enqueue", "one by one"],
         raw: Loop::PublishOneByOne,
     },
-    Ratio {
-        what: "many enqueued / published",
-        scenario: ["enqueue", "pipelined"],
-        raw: Loop::Publish,
-    },
+    Ratio { what: "many enqueued / published", scenario: ["enqueue", "bulk"], raw: Loop::Publish },
 ];
 
 #[tokio::main]

@@ -107,7 +107,7 @@ impl Shared {
     }
 
     fn asked_what_runs(&self, queue: usize) -> Bytes {
-        let mut jobs = self.leases.running(queue);
+        let mut jobs = self.leases.running(queue, &self.recorder.worker);
         let is_cut = jobs.len() > MAX_TOLD;
         jobs.truncate(MAX_TOLD);
         let answer = RunningAnswer { jobs, is_cut };
