@@ -85,6 +85,9 @@ pub(crate) struct BenchArgs {
     /// Use this nats-server for the private broker
     #[arg(long, value_name = "PATH", conflicts_with = "connected")]
     nats_server: Option<PathBuf>,
+    /// Tell what this process uses as the broker's
+    #[arg(long, value_name = "PID", requires = "connected")]
+    broker_pid: Option<u32>,
     /// Be one of the worker processes of scale
     #[arg(long, hide = true)]
     as_worker: bool,
@@ -169,7 +172,7 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
         args: &args,
         client: client.clone(),
         queue: args.queue.clone(),
-        meter: Meter::new(broker.as_ref().and_then(Broker::pid)),
+        meter: Meter::new(args.broker_pid.or(broker.as_ref().and_then(Broker::pid))),
         url: broker.as_ref().map(|broker| broker.url().to_owned()),
         bar: progress(global),
     };
