@@ -110,7 +110,7 @@ async fn unknown_things_survive(store: &Store) {
     store.append(run, &job(0), event.clone()).await.expect("appended");
     assert_eq!(store.events(run).await.expect("reads")[0].event, event);
     let mut record = record();
-    record.status = RunStatus::Other("Dreaming".to_owned());
+    record.status = RunStatus::Other(json!({"Dreaming": {"of": "sheep"}}));
     record.extra.insert("added_later".to_owned(), json!([1, 2]));
     store.create(record.clone()).await.expect("stored");
     let there = store.get(record.id).await.expect("looks").expect("there");

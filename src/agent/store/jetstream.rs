@@ -166,13 +166,7 @@ impl RunStore for JetStreamRunStore {
                 Some(last) => (last.sequence, read::<RunEvent>(last)?.sequence + 1),
                 None => (0, 0),
             };
-            let record = RunEvent {
-                sequence,
-                run_id: id,
-                job: job.clone(),
-                event: event.clone(),
-                timestamp: Utc::now(),
-            };
+            let record = RunEvent::new(sequence, id, job.clone(), event.clone());
             let expect = Expect::LastOf { guard: &log, sequence: expected };
             match self.store(subject.clone(), &Headers::new(), body(&record)?, expect).await? {
                 Published::Stored(_) => return Ok(sequence),

@@ -163,8 +163,7 @@ impl RunStore for PostgresRunStore {
         .await
         .map_err(StoreError::backend)?;
         let sequence = next.unsigned_abs();
-        let timestamp = Utc::now();
-        let record = RunEvent { sequence, run_id: id, job: job.clone(), event, timestamp };
+        let record = RunEvent::new(sequence, id, job.clone(), event);
         sqlx::query(
             "INSERT INTO tidemill_run_events (run_id, sequence, job, record)
              VALUES ($1, $2, $3, $4)",
