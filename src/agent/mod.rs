@@ -19,7 +19,7 @@
 //! let store = Arc::new(JetStreamRunStore::open(&client).await?);
 //! let worker = tidemill::agent::persisting(Worker::builder(&client), store.clone());
 //! let running = worker.build()?.start().await?;
-//! client.enqueue(PersistEvent { run_id, event }).await?.completion().await?;
+//! client.enqueue(PersistEvent::new(run_id, event)).await?.completion().await?;
 //! println!("{} events", store.events(run_id).await?.len());
 //! # Ok(())
 //! # }

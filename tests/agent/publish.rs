@@ -110,7 +110,7 @@ impl EventPublisher for Noting {
 }
 
 async fn ends(client: &Client, event: AgentEvent, retries: u32) -> Status {
-    let job = client.enqueue(PublishExternalEvent { event }).max_retries(retries);
+    let job = client.enqueue(PublishExternalEvent::new(event)).max_retries(retries);
     job.await.expect("stored").completion().await.expect("ends").status
 }
 

@@ -192,12 +192,12 @@ async fn events_are_persisted_by_workers() {
     let running = worker.build().expect("valid").start().await.expect("starts");
     let run_id = RunId::new();
     for n in 0..3 {
-        let job = PersistEvent { run_id, event: said(run_id, &n.to_string()) };
+        let job = PersistEvent::new(run_id, said(run_id, &n.to_string()));
         let stored = client.enqueue(job.clone()).await.expect("stored");
         let done = stored.completion().await.expect("ends").result().expect("a job");
         assert_eq!(done, Some(JobType::from(job)), "what was done is the result");
     }
-    let test = client.enqueue(TestJob { message: "hello".to_owned() }).await.expect("stored");
+    let test = client.enqueue(TestJob::new("hello")).await.expect("stored");
     assert_eq!(test.completion().await.expect("ends").status, Status::Done);
     assert_eq!(store.events(run_id).await.expect("reads").len(), 3);
     running.drain().await;

@@ -181,7 +181,7 @@ mod tests {
         }
         let later = "a6dcd673-3ed4-4a89-a3ea-a23de14515c1";
         let job = file.jobs.iter().find(|job| job.id.as_str() == later).expect("there");
-        assert_eq!(job.headers.get("Tidemill-Run-After"), Some("2026-11-23T07:00:07.419Z"));
+        assert_eq!(job.headers.get("Tidemill-Run-After"), Some("2026-11-23T07:00:07.420Z"));
         // The first that was created comes first.
         assert_eq!(file.jobs[0].id.as_str(), "dc00fd54-f98c-45d5-956f-9b969309f307");
     }
