@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::event::AgentEvent;
 use super::publish::Publishers;
 use super::run::RunId;
-use super::store::RunStore;
+use super::store::{RunStore, StoreError};
 use crate::kind::Job;
 use crate::outcome::JobError;
 use crate::retry::{Backoff, RetryPolicy};
@@ -80,6 +80,9 @@ impl Job for TestJob {
     const KIND: &'static str = "test_job";
 }
 
+/// How long an event is put off whose run's log is busy; it costs no attempt.
+const BUSY: Duration = Duration::from_secs(1);
+
 /// What the runtime's pool did between attempts: 2 s, 4 s, 6 s, and then gave up.
 fn policy() -> RetryPolicy {
     const STEP: Duration = Duration::from_secs(2);
@@ -102,7 +105,11 @@ pub fn persisting(worker: WorkerBuilder, store: Arc<dyn RunStore>) -> WorkerBuil
     let persist = move |job: PersistEvent, context: JobContext| {
         let store = store.clone();
         async move {
-            store.append(job.run_id, context.id(), job.event.clone()).await?;
+            match store.append(job.run_id, context.id(), job.event.clone()).await {
+                Ok(_) => {}
+                Err(StoreError::Busy(_)) => return Err(JobError::snooze(BUSY)),
+                Err(error) => return Err(error.into()),
+            }
             Ok::<Done, JobError>(Done::PersistEvent(job))
         }
     };

@@ -1,6 +1,7 @@
 //! The jobs of an agent runtime, on real servers.
 
 mod binary;
+mod contention;
 mod example;
 mod facade;
 mod pool;

@@ -37,7 +37,7 @@ async fn conformance(store: Store) {
     deleting_beside_appends_leaves_no_gap(&store).await;
 }
 
-fn record() -> RunRecord {
+pub(crate) fn record() -> RunRecord {
     RunRecord::new(RunId::new(), Uuid::now_v7(), "openai", "gpt-x")
 }
 
