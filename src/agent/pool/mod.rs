@@ -2,6 +2,7 @@
 
 mod completed;
 mod file;
+mod take_over;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,7 +16,8 @@ use uuid::Uuid;
 
 use self::completed::Completed;
 pub use self::completed::Execution;
-pub use self::file::{PoolFile, PoolImport};
+pub use self::file::PoolFile;
+pub use self::take_over::PoolImport;
 use super::background::{BackgroundJob, JobConditions, JobPriority, JobType};
 use super::jobs::{persisting, publishing};
 use super::publish::{EventPublisher, Publishers};
@@ -289,6 +291,9 @@ impl JobPool {
 
     /// Takes over the jobs in the file of an in-memory pool, if there is one; see
     /// [`PoolFile::import`] and [`PoolFile::put_aside`]. Where an entry is broken, the file stays.
+    ///
+    /// Waits while the broker cannot be reached or the queue is full: where the file may have more jobs
+    /// than the queue takes, [`start`](Self::start) the pool first.
     ///
     /// # Errors
     /// `is_invalid` where the file cannot be read or is no such file, and those of
