@@ -182,7 +182,7 @@ async fn a_full_queue_and_a_broker_that_is_away_are_waited_for() {
     mill.broker.kill().await.expect("killed");
     mill.broker.restart().await.expect("restarted");
     assert!(!import.has_ended() && file.file.exists());
-    let working = mill.work(&["--run-store", "jetstream", "--event-publisher", "none"]);
+    let working = mill.work(&["--run-store", "jetstream"]);
     assert_eq!(import.ended().code(), Some(0), "{}", import.heard());
     assert!(import.heard().contains("imported 14 jobs"), "{}", import.heard());
     is_emptied(&mill);
@@ -199,10 +199,21 @@ async fn told_to_stop_it_leaves_the_file_and_goes_on_later() {
     import.signal(rustix::process::Signal::INT);
     assert_eq!(import.ended().code(), Some(130));
     import.hears("the same command goes on with it");
-    let working = mill.work(&["--run-store", "jetstream", "--event-publisher", "none"]);
+    let working = mill.work(&["--run-store", "jetstream"]);
     mill.ok(&["import", file.path()]);
     is_emptied(&mill);
     working.terminate();
+}
+
+#[tokio::test]
+async fn either_flag_makes_a_worker_of_all_that_is_imported() {
+    for flag in [["--run-store", "jetstream"], ["--event-publisher", "none"]] {
+        let mill = Mill::start().await;
+        mill.ok(&["import", PoolFile::new(PENDING).path()]);
+        let working = mill.work(&flag);
+        is_emptied(&mill);
+        working.terminate();
+    }
 }
 
 /// Waits until each of the pending jobs is done.
