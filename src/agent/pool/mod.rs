@@ -165,8 +165,8 @@ impl JobPool {
 
     /// Stores a new job, with three retries; its id. Waits while the broker cannot be reached.
     ///
-    /// A job that no broker would take, such as one that is too large, goes to the log and to
-    /// [`JobPool::subscribe_completed`], as failed.
+    /// A job that no broker would take, such as one that is too large, or that these credentials may not
+    /// enqueue, goes to the log and to [`JobPool::subscribe_completed`], as failed.
     pub async fn schedule(
         &self,
         priority: JobPriority,
@@ -210,7 +210,7 @@ impl JobPool {
         };
         let mut pause = FIRST_PAUSE;
         while let Err(error) = stored {
-            if error.is_invalid() || error.is_too_large() {
+            if error.is_invalid() || error.is_too_large() || error.is_permission() {
                 return self.give_up(id, &error);
             }
             tracing::warn!(job = %id, %error, "not stored yet; trying again");
