@@ -44,7 +44,7 @@ pub use event::{
 };
 pub use jobs::{PersistEvent, PublishExternalEvent, TestJob, persisting, publishing};
 pub use pool::{Execution, JobPool, JobPoolBuilder, PoolFile, PoolImport};
-pub use publish::{EventPublisher, JetStreamPublisher, PublishError, Publishers};
+pub use publish::{EventPublisher, JetStreamPublisher, NoOpPublisher, PublishError, Publishers};
 #[cfg(feature = "redis")]
 pub use publish_redis::RedisStreamsPublisher;
 pub use run::{RunEvent, RunFilter, RunId, RunRecord, RunStatus};

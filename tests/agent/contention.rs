@@ -1,18 +1,18 @@
 //! Many who write to one run at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::future::join_all;
 use tidemill::agent::{
-    AgentEvent, JetStreamRunStore, MemoryRunStore, PersistEvent, RunEvent, RunFilter, RunId,
-    RunRecord, RunStatus, RunStore, StoreError, StoreResult, persisting,
+    JetStreamRunStore, MemoryRunStore, PersistEvent, RunFilter, RunId, RunStatus, RunStore,
+    persisting,
 };
 use tidemill::embedded::Cluster;
 use tidemill::{JobId, QueueConfig, Status, Worker};
 
 use crate::store::record;
 use crate::support::{broker, connect, said};
+use crate::tricky::{Trick, Tricky};
 
 /// Appends a run's events by workers that are as many processes, as far as the broker can tell, and
 /// looks that no attempt failed and that the log has each event once, without gaps.
@@ -107,57 +107,11 @@ async fn what_was_stored_on_three_replicas_is_read_at_once() {
     .await;
 }
 
-/// A store whose logs are busy as often as it is told.
-struct Busy {
-    store: MemoryRunStore,
-    left: AtomicU32,
-}
-
-#[async_trait::async_trait]
-impl RunStore for Busy {
-    async fn append(&self, id: RunId, job: &JobId, event: AgentEvent) -> StoreResult<u64> {
-        let left =
-            self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
-        match left {
-            Ok(_) => Err(StoreError::Busy(id)),
-            Err(_) => self.store.append(id, job, event).await,
-        }
-    }
-
-    async fn create(&self, run: RunRecord) -> StoreResult<()> {
-        self.store.create(run).await
-    }
-
-    async fn get(&self, id: RunId) -> StoreResult<Option<RunRecord>> {
-        self.store.get(id).await
-    }
-
-    async fn update_status(&self, id: RunId, status: RunStatus) -> StoreResult<()> {
-        self.store.update_status(id, status).await
-    }
-
-    async fn events(&self, id: RunId) -> StoreResult<Vec<RunEvent>> {
-        self.store.events(id).await
-    }
-
-    async fn runs(&self, filter: &RunFilter) -> StoreResult<Vec<RunRecord>> {
-        self.store.runs(filter).await
-    }
-
-    async fn delete(&self, id: RunId) -> StoreResult<()> {
-        self.store.delete(id).await
-    }
-
-    async fn health(&self) -> StoreResult<()> {
-        self.store.health().await
-    }
-}
-
 #[tokio::test]
 async fn a_busy_log_costs_no_attempt() {
     let broker = broker().await;
     let client = connect(&broker).await;
-    let store = Arc::new(Busy { store: MemoryRunStore::new(), left: 2.into() });
+    let store = Arc::new(Tricky::new(MemoryRunStore::new(), Trick::Busy(2.into())));
     let worker = persisting(Worker::builder(&client), store.clone());
     let running = worker.build().expect("valid").start().await.expect("starts");
     let run_id = RunId::new();

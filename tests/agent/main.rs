@@ -2,6 +2,7 @@
 
 mod binary;
 mod contention;
+mod crash;
 mod example;
 mod facade;
 mod pool;
@@ -9,3 +10,4 @@ mod publish;
 mod servers;
 mod store;
 mod support;
+mod tricky;
