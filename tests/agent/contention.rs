@@ -1,11 +1,13 @@
 //! Many who write to one run at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use sqlx::postgres::PgPoolOptions;
 use tidemill::agent::{
-    JetStreamRunStore, MemoryRunStore, PersistEvent, RunFilter, RunId, RunStatus, RunStore,
-    persisting,
+    JetStreamRunStore, MemoryRunStore, PersistEvent, PostgresRunStore, RunFilter, RunId, RunStatus,
+    RunStore, persisting,
 };
 use tidemill::embedded::Cluster;
 use tidemill::{JobId, QueueConfig, Status, Worker};
@@ -120,4 +122,21 @@ async fn a_busy_log_costs_no_attempt() {
     assert_eq!((end.status, end.attempt), (Status::Done, 1));
     assert_eq!(store.events(run_id).await.expect("reads").len(), 1);
     running.drain().await;
+}
+
+#[tokio::test]
+async fn appends_to_one_run_do_not_wait_for_connections_of_postgres() {
+    let server = crate::servers::postgres();
+    crate::store::ready(&server).await;
+    // Less than they take together.
+    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_millis(100));
+    let pool = pool.connect(&server.url).await.expect("connects");
+    let store = &PostgresRunStore::with_pool(pool).await.expect("opens");
+    let run = RunId::new();
+    let appends = (0..300).map(|n| async move {
+        let job = JobId::new(format!("job-{n}")).expect("valid");
+        store.append(run, &job, said(run, "more")).await.expect("appended");
+    });
+    join_all(appends).await;
+    assert_eq!(store.events(run).await.expect("reads").len(), 300);
 }

@@ -196,7 +196,7 @@ async fn jetstream_conforms() {
 }
 
 /// It takes connections a moment before it is ready for them.
-async fn ready(server: &Server) -> PgPool {
+pub(crate) async fn ready(server: &Server) -> PgPool {
     eventually("a connection", || async { PgPool::connect(&server.url).await.ok() }).await
 }
 

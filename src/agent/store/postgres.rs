@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Postgres, QueryBuilder, Row, Transaction};
 
+use super::turns::Turns;
 use super::{RunStore, StoreError, StoreResult};
 use crate::agent::event::AgentEvent;
 use crate::agent::run::{RunEvent, RunFilter, RunId, RunRecord, RunStatus};
@@ -32,6 +33,7 @@ const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_runs.sql")];
 #[derive(Clone, Debug)]
 pub struct PostgresRunStore {
     pool: PgPool,
+    turns: Turns,
 }
 
 impl PostgresRunStore {
@@ -52,7 +54,7 @@ impl PostgresRunStore {
     /// As [`PostgresRunStore::connect`].
     pub async fn with_pool(pool: PgPool) -> StoreResult<Self> {
         migrate(&pool).await.map_err(StoreError::backend)?;
-        Ok(Self { pool })
+        Ok(Self { pool, turns: Turns::new() })
     }
 
     async fn begin(&self) -> StoreResult<Transaction<'_, Postgres>> {
@@ -163,6 +165,8 @@ impl RunStore for PostgresRunStore {
     }
 
     async fn append(&self, id: RunId, job: &JobId, event: AgentEvent) -> StoreResult<u64> {
+        // Who waits for the run's lock would hold a connection that others need.
+        let _turn = self.turns.take(id).await;
         let mut transaction = self.begin().await?;
         lock(&mut transaction, id).await?;
         let there: Option<i64> = sqlx::query_scalar(

@@ -1,6 +1,7 @@
 //! Who writes to one run at once: one after the other within a process, and by pauses that grow where
 //! other processes write to it too.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,8 +17,14 @@ const FIRST_PAUSE: Duration = Duration::from_millis(4);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// Turns at writing to runs, among all who share them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(super) struct Turns(Arc<[Mutex<()>]>);
+
+impl fmt::Debug for Turns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turns").finish_non_exhaustive()
+    }
+}
 
 impl Turns {
     pub(super) fn new() -> Self {
