@@ -66,6 +66,8 @@ impl Raw {
             ..Config::default()
         };
         self.context.create_stream(results).await?;
+        // A queue has its consumers before it has jobs.
+        self.consumer().await?;
         Ok(())
     }
 

@@ -14,10 +14,10 @@ pub(crate) fn job_subject(
     kind: &Kind,
     id: Option<&JobId>,
 ) -> String {
-    match id {
-        Some(id) => format!("{ns}.jobs.{queue}.{priority}.{kind}.{id}"),
-        None => format!("{ns}.jobs.{queue}.{priority}.{kind}"),
-    }
+    let id = id.map_or("", JobId::as_str);
+    let tokens = [ns.as_str(), "jobs", queue.as_str(), priority.as_str(), kind.as_str(), id];
+    let count = if id.is_empty() { tokens.len() - 1 } else { tokens.len() };
+    tokens[..count].join(".")
 }
 
 /// The one string by which every guard on a jobs stream names an id. It must always be exactly
@@ -86,7 +86,9 @@ impl RecordKey {
 /// The subject of one run's records.
 pub(crate) fn record_subject(ns: &Namespace, record: RecordKind, key: &RecordKey) -> String {
     let RecordKey { queue, kind, id, .. } = key;
-    format!("{ns}.{}.{queue}.{kind}.{id}.{}", record.token(), key.run_token())
+    let tokens =
+        [ns.as_str(), record.token(), queue.as_str(), kind.as_str(), id.as_str(), key.run_token()];
+    tokens.join(".")
 }
 
 /// The subjects of the records of a queue, or only of one kind, or of one id over all its runs.

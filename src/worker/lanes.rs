@@ -37,6 +37,8 @@ pub(crate) struct Lanes {
     /// Slots that have somebody to run jobs in them.
     manned: usize,
     busy: usize,
+    /// Whether somebody was called to look for a job and has not looked yet.
+    is_called: bool,
     freed: Rate,
 }
 
@@ -98,6 +100,7 @@ impl Lanes {
             slots,
             manned: 0,
             busy: 0,
+            is_called: false,
             freed: Rate::new(now),
         }
     }
@@ -119,9 +122,10 @@ impl Lanes {
         self.call()
     }
 
+    /// One is called at a time, who calls the next: jobs that are over at once are then worked by few,
+    /// without waking all.
     fn call(&mut self) -> Call {
-        let has_job = self.queues.iter().any(QueueLanes::has_job);
-        if !has_job {
+        let call = if self.is_called || !self.queues.iter().any(QueueLanes::has_job) {
             Call::Nobody
         } else if self.busy < self.manned {
             Call::Waiting
@@ -130,7 +134,9 @@ impl Lanes {
             Call::New
         } else {
             Call::Nobody
-        }
+        };
+        self.is_called |= call != Call::Nobody;
+        call
     }
 
     /// `count` jobs that were expected do not come; whether the lane's fetcher waits to hear of it.
@@ -177,6 +183,7 @@ impl Lanes {
 
     /// Takes the next job into a slot, which must be free and manned, and names the lanes to be refilled.
     pub(crate) fn pick(&mut self, now: Instant) -> Picked {
+        self.is_called = false;
         let chosen = self.choose();
         let work = chosen.and_then(|id| {
             let lane = self.lane(id);

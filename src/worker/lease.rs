@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
@@ -166,7 +167,34 @@ pub(crate) type Place = (usize, u64);
 
 /// All jobs that a worker holds.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<HashMap<Place, Arc<Held>>>);
+pub(crate) struct Leases(Mutex<ByPlace>);
+
+type ByPlace = HashMap<Place, Arc<Held>, BuildHasherDefault<PlaceHasher>>;
+
+/// Hashes places: two numbers that the broker gives out in order, and nobody can choose.
+#[derive(Default)]
+struct PlaceHasher(u64);
+
+impl Hasher for PlaceHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64((*byte).into());
+        }
+    }
+
+    fn write_usize(&mut self, number: usize) {
+        self.write_u64(number as u64);
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing (Knuth, The Art of Computer Programming, 6.4): 2^64 by the golden ratio.
+        self.0 = (self.0.rotate_left(32) ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
 
 impl Leases {
     /// Takes hold of a delivery. `None` if the job is held already, as after a broker that forgot
@@ -215,7 +243,7 @@ impl Leases {
         self.all().values().cloned().collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Place, Arc<Held>>> {
+    fn all(&self) -> MutexGuard<'_, ByPlace> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 

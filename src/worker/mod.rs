@@ -32,6 +32,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -182,6 +183,8 @@ async fn work_in_slot(shared: Arc<Shared>) {
     while let Some(work) = shared.next_work().await {
         execute::attempt(&shared, work).await;
         shared.lanes().free_slot(Instant::now());
+        // Jobs that are over at once must not keep the rest of the program from running.
+        consume_budget().await;
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,8 @@ impl Settler {
 
     /// Queues a settlement; waits while too many wait already.
     pub(super) async fn settle(&self, item: ToSettle) {
+        // As a rule there is room.
+        let Err(TrySendError::Full(item)) = self.items.try_send(item) else { return };
         // It fails only when the worker was told to stop at once: the broker hands the job out anew.
         let _ = self.items.send(item).await;
     }
@@ -252,8 +255,9 @@ impl Shared {
         // In the order of the stream: taking the first message off is what costs the broker least.
         group.sort_unstable_by_key(|(item, _)| (item.work.lane, item.work.sequence));
         let mut words = Vec::with_capacity(group.len());
+        let now = Instant::now();
         for (item, word) in group {
-            let ack = item.work.lease.settle_at(Instant::now());
+            let ack = item.work.lease.settle_at(now);
             self.release(&item.work);
             words.extend(ack.map(|ack| (item.work.lane, ack, *word)));
         }
