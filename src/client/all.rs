@@ -41,10 +41,10 @@ impl Client {
         }
         let queue = first.queue.clone();
         let times = self.whole.times(&queue);
-        let published = match self.send(&batch).await {
+        let published = match self.send_all(&batch).await {
             Err(error) if error.is_unavailable() => {
                 self.ensure_again(&queue, times).await?;
-                self.send(&batch).await
+                self.send_all(&batch).await
             }
             published => published,
         };
@@ -58,7 +58,7 @@ impl Client {
         self.settle_batch(batch).await
     }
 
-    async fn send(&self, batch: &Batch) -> Result<Published> {
+    async fn send_all(&self, batch: &Batch) -> Result<Published> {
         let id = uuid::Uuid::now_v7().simple().to_string();
         let messages = batch.jobs.iter().zip(&batch.guards).map(|(job, guard)| BatchMessage {
             subject: self.subject_of(job),
@@ -84,7 +84,7 @@ impl Client {
                     return Ok(self.handles(&batch, last));
                 }
                 Ok(None) if batch.jobs.iter().all(Ready::is_guarded) => {
-                    match self.send(&batch).await {
+                    match self.send_all(&batch).await {
                         Ok(Published::Stored(last)) => return Ok(self.handles(&batch, last)),
                         Ok(Published::WrongLast(_))
                             if self.is_there(&batch.jobs[0]).await?.is_none() =>
@@ -152,7 +152,9 @@ impl Client {
     fn handles(&self, batch: &Batch, last: u64) -> Vec<JobHandle> {
         let first = last + 1 - batch.jobs.len() as u64;
         let numbered = (first..).zip(&batch.jobs);
-        numbered.map(|(sequence, job)| JobHandle::new(self.clone(), job.key(), sequence)).collect()
+        numbered
+            .map(|(sequence, job)| JobHandle::new(self.clone(), job.key(), Some(sequence)))
+            .collect()
     }
 }
 

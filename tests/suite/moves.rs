@@ -1,0 +1,162 @@
+//! Jobs that are moved by somebody who is slow, or killed, between the copy and the end of the
+//! source: never lost, and run twice at most.
+
+use chrono::{TimeDelta, Utc};
+use futures_util::StreamExt;
+use tidemill::{Client, JobContext, JobError, Running, Status};
+
+use crate::proxy::Proxy;
+use crate::support::{
+    Mill, Numbered, Seen, completion, consumer_counts, eventually, numbered, stream_messages,
+};
+
+const JOBS: &str = "TIDEMILL_JOBS_default";
+const TIMERS: &str = "TIDEMILL_TIMERS_default";
+const DELETE: &str = "STREAM.MSG.DELETE";
+
+async fn noting(mill: &Mill, seen: &Seen<(u64, u32)>) -> Running {
+    let note = seen.clone();
+    let handler = move |job: Numbered, context: JobContext| {
+        note.push((job.n, context.attempt()));
+        async { Ok::<_, JobError>(()) }
+    };
+    mill.worker().handle(handler).build().expect("valid").start().await.expect("starts")
+}
+
+async fn nothing_is_left(mill: &Mill) {
+    let nats = mill.nats().await;
+    eventually("nothing is left", || async {
+        let left = stream_messages(&nats, JOBS).await + stream_messages(&nats, TIMERS).await;
+        (left == 0).then_some(())
+    })
+    .await;
+}
+
+/// Lets a client begin something that ends in a deletion, and kills it before that.
+async fn killed_before_the_deletion<F>(mill: &Mill, verb: impl FnOnce(Client) -> F)
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let client = proxy.client().await;
+    proxy.hold(DELETE);
+    let verb = tokio::spawn(verb(client));
+    proxy.met().await;
+    verb.abort();
+    proxy.cut();
+}
+
+/// A timer that a promoter has had in its hands, whatever it did with it.
+async fn timer_was_seen(mill: &Mill) {
+    let nats = mill.nats().await;
+    eventually("a promoter has seen the timer", || async {
+        let (_, unsettled) = consumer_counts(&nats, TIMERS, "due").await;
+        (unsettled > 0 || stream_messages(&nats, TIMERS).await == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_timer_that_fires_before_its_source_is_deleted_keeps_the_job() {
+    let mill = Mill::start().await;
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let slow = proxy.client().await;
+    let seen = Seen::default();
+    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    mill.client.pause(job.queue(), None, None).await.expect("paused");
+    let running = noting(&mill, &seen).await;
+
+    proxy.hold(DELETE);
+    let (queue, id) = (job.queue().clone(), job.id().clone());
+    let soon = Utc::now() + TimeDelta::milliseconds(1500);
+    let moving = tokio::spawn(async move { slow.reschedule(&queue, None, &id, soon).await });
+    proxy.met().await;
+    timer_was_seen(&mill).await;
+    proxy.release();
+    assert_eq!(moving.await.expect("no panic").expect("moved"), 1);
+
+    mill.client.resume(job.queue(), None).await.expect("resumed");
+    assert_eq!(completion(&job).await.status, Status::Done);
+    assert_eq!(seen.all(), [(1, 1)]);
+    nothing_is_left(&mill).await;
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_client_that_is_killed_before_it_deletes_the_source_loses_and_doubles_nothing() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    let soon = Utc::now() + TimeDelta::milliseconds(1500);
+    let (queue, id) = (job.queue().clone(), job.id().clone());
+    killed_before_the_deletion(&mill, |client| async move {
+        client.reschedule(&queue, None, &id, soon).await
+    })
+    .await;
+    let nats = mill.nats().await;
+    assert_eq!(stream_messages(&nats, JOBS).await, 1, "the source");
+    assert_eq!(stream_messages(&nats, TIMERS).await, 1, "and its copy");
+    // The source is run, and the timer finds the completion.
+    let running = noting(&mill, &seen).await;
+    assert_eq!(completion(&job).await.status, Status::Done);
+    nothing_is_left(&mill).await;
+    assert_eq!(seen.all(), [(1, 1)]);
+    running.drain().await;
+}
+
+/// What promoters and parkers leave that are killed between two steps.
+#[tokio::test]
+async fn what_is_due_and_held_by_something_younger_is_only_acked() {
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    mill.client.pause(&Default::default(), None, None).await.expect("paused");
+    let publish = |subject: String, headers: Vec<(&'static str, String)>| {
+        let (nats, mut map) = (nats.clone(), async_nats::HeaderMap::new());
+        for (name, value) in headers {
+            map.insert(name, value);
+        }
+        async move {
+            let answer = nats.request_with_headers(subject, map, r#"{"n":1}"#.into()).await;
+            let answer: serde_json::Value =
+                serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON");
+            answer["seq"].as_u64().unwrap_or_else(|| panic!("not stored: {answer}"))
+        }
+    };
+    let run = || ("Tidemill-Run", "r1".to_owned());
+    let due = |id: &str| format!("tidemill.due.default.normal.numbered.{id}.r1");
+    // Promoted, but not acked.
+    let out = publish(due("copied"), vec![run()]).await;
+    let used = ("Tidemill-Attempts-Used", "0".to_owned());
+    let copy = vec![run(), used, ("Tidemill-Promoted", out.to_string())];
+    publish("tidemill.jobs.default.low.numbered.copied".to_owned(), copy).await;
+    // Promoted, run, and parked again.
+    publish(due("parked"), vec![run()]).await;
+    let target = ("Nats-Schedule-Target", due("parked"));
+    let schedule = ("Nats-Schedule", "@at 2099-01-01T00:00:00Z".to_owned());
+    let subject = "tidemill.timers.default.normal.numbered.parked.r1".to_owned();
+    publish(subject, vec![run(), target, schedule]).await;
+
+    // Promoters had both in their hands.
+    let inbox = nats.new_inbox();
+    let handed_out = nats.subscribe(inbox.clone()).await.expect("subscribed").take(2);
+    let next = "$JS.API.CONSUMER.MSG.NEXT.TIDEMILL_TIMERS_default.due";
+    nats.publish_with_reply(next, inbox, "2".into()).await.expect("sent");
+    for out in handed_out.collect::<Vec<_>>().await {
+        nats.publish(out.reply.expect("to be acked"), "-NAK".into()).await.expect("sent");
+    }
+
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    eventually("both are acked", || async {
+        (stream_messages(&nats, TIMERS).await == 1).then_some(())
+    })
+    .await;
+    assert_eq!(stream_messages(&nats, JOBS).await, 1, "nothing was copied");
+    let parked = tidemill::JobId::new("parked").expect("an id");
+    let there = mill.client.job(&Default::default(), None, &parked).await.expect("known");
+    assert_eq!((there.len(), there[0].state.as_str()), (1, "scheduled"));
+    mill.client.resume(&Default::default(), None).await.expect("resumed");
+    assert_eq!(seen.wait_for(1).await, [(1, 1)]);
+    running.drain().await;
+}
