@@ -3,7 +3,7 @@
 
 use chrono::{TimeDelta, Utc};
 use futures_util::StreamExt;
-use tidemill::{Client, JobContext, JobError, Running, Status};
+use tidemill::{Client, JobContext, JobError, NewJob, Priority, Running, Status};
 
 use crate::proxy::Proxy;
 use crate::support::{
@@ -102,6 +102,73 @@ async fn a_client_that_is_killed_before_it_deletes_the_source_loses_and_doubles_
     assert_eq!(completion(&job).await.status, Status::Done);
     nothing_is_left(&mill).await;
     assert_eq!(seen.all(), [(1, 1)]);
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn what_was_left_twice_on_the_lanes_or_timers_moves_as_one() {
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    let seen = Seen::default();
+    let plain = mill.client.enqueue(numbered(1)).id("plain").await.expect("stored");
+    let unique = mill.client.enqueue(NewJob::new(&numbered(2)).unique("k")).await.expect("stored");
+    let later = Utc::now() + TimeDelta::hours(1);
+    for job in [&plain, &unique] {
+        let (queue, id) = (job.queue().clone(), job.id().clone());
+        killed_before_the_deletion(&mill, |client| async move {
+            client.set_priority(&queue, None, &id, Priority::High).await
+        })
+        .await;
+    }
+    assert_eq!(stream_messages(&nats, JOBS).await, 4, "two each");
+    for job in [&plain, &unique] {
+        let moved = mill.client.set_priority(job.queue(), None, job.id(), Priority::Low).await;
+        assert_eq!(moved.expect("moved"), 1);
+    }
+    assert_eq!(stream_messages(&nats, JOBS).await, 2, "one each");
+    let (queue, id) = (plain.queue().clone(), plain.id().clone());
+    killed_before_the_deletion(&mill, |client| async move {
+        client.reschedule(&queue, None, &id, later).await
+    })
+    .await;
+    let moved = mill.client.run_now(plain.queue(), None, plain.id()).await;
+    assert_eq!(moved.expect("moved"), 1);
+    let running = noting(&mill, &seen).await;
+    for job in [&plain, &unique] {
+        assert_eq!(completion(job).await.status, Status::Done);
+    }
+    nothing_is_left(&mill).await;
+    let mut all = seen.all();
+    all.sort_unstable();
+    assert_eq!(all, [(1, 1), (2, 1)]);
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_timer_changes_its_lane_in_one_step() {
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    let later = Utc::now() + TimeDelta::hours(1);
+    mill.client.reschedule(job.queue(), None, job.id(), later).await.expect("moved");
+    let client = &mill.client;
+    let (queue, id) = (job.queue().clone(), job.id().clone());
+    killed_before_the_deletion(&mill, |client| async move {
+        client.set_priority(&queue, None, &id, Priority::High).await
+    })
+    .await;
+    assert_eq!(stream_messages(&nats, TIMERS).await, 1, "in the old one's place");
+    let moved = client.set_priority(job.queue(), None, job.id(), Priority::Low).await;
+    assert_eq!(moved.expect("moved"), 1);
+    assert_eq!(stream_messages(&nats, TIMERS).await, 1, "in the old one's place");
+    let there = client.job(job.queue(), None, job.id()).await.expect("known").pop().expect("one");
+    assert_eq!(there.priority, Priority::Low);
+    assert_eq!(there.state.as_str(), "scheduled");
+    assert_eq!(client.run_now(job.queue(), None, job.id()).await.expect("moved"), 1);
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    assert_eq!(completion(&job).await.priority, Priority::Low);
+    nothing_is_left(&mill).await;
     running.drain().await;
 }
 
