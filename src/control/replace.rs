@@ -38,7 +38,7 @@ impl Client {
             let Some(old) = found.into_iter().find(|found| found.key.run == *there.run()) else {
                 continue;
             };
-            if let Some(replaced) = self.put_in_place(&job, &old).await? {
+            if let Some(replaced) = self.put_in_place(&job, old).await? {
                 return Ok(replaced);
             }
         }
@@ -47,13 +47,13 @@ impl Client {
     }
 
     /// Stores the new one beside the old, then ends the old; `None` if the old has moved.
-    async fn put_in_place(&self, job: &NewJob, old: &Found) -> Result<Option<JobHandle>> {
+    async fn put_in_place(&self, job: &NewJob, old: Found) -> Result<Option<JobHandle>> {
         let new = job.clone().finish()?;
         let guard = guard_subject(self.namespace(), &new.queue, &new.kind, &new.id);
         let expect = Expect::LastOf { guard: &guard, sequence: old.sequence };
         match self.publish(&new, expect).await? {
             Published::Stored(sequence) => {
-                self.cancel_found(old, "replaced").await?;
+                self.cancel_runs(vec![old], "replaced").await?;
                 Ok(Some(self.handle(&new, sequence)))
             }
             Published::WrongLast(_) | Published::InFlight => Ok(None),

@@ -53,6 +53,14 @@ impl Found {
         self.options.created_at.or(self.stored)
     }
 
+    /// Whether it is on the timers stream.
+    pub(crate) fn is_timed(&self) -> bool {
+        match self.place {
+            Place::Timer(_) | Place::Due => true,
+            Place::Lane | Place::LaneWithoutId => false,
+        }
+    }
+
     /// How old it is beside other messages of its run.
     pub(crate) fn age(&self) -> Age {
         match self.place {
