@@ -29,6 +29,12 @@ impl JobHandle {
         Self { client, key, sequence: Some(sequence), is_duplicate: true }
     }
 
+    /// The same for another run of its id, which is there in its place.
+    pub(crate) fn of_run(self, run: RunId) -> Self {
+        let sequence = self.sequence.filter(|_| run == self.key.run);
+        Self { sequence, key: RecordKey { run, ..self.key }, ..self }
+    }
+
     /// Whether a unique job was there already: this is the one that was there, and nothing was
     /// stored.
     pub fn is_duplicate(&self) -> bool {

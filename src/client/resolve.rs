@@ -96,8 +96,36 @@ impl Client {
         self.settle(job, Origin::Timer(sequence), first).await
     }
 
-    pub(crate) fn handle(&self, job: &Ready, sequence: u64) -> JobHandle {
-        JobHandle::new(self.clone(), job.key(), Some(sequence))
+    /// Stores a unique job beside the message at `sequence`, whose place it is to take; `None` where
+    /// that is not the last of its id any more.
+    pub(crate) async fn store_beside(
+        &self,
+        mut job: Ready,
+        sequence: u64,
+    ) -> Result<Option<JobHandle>> {
+        let mut rest = Rest::new(self.resolve_window());
+        loop {
+            let handle = |sequence| Some(JobHandle::new(self.clone(), job.key(), sequence));
+            let is_refused = match self.publish_expecting(&job, sequence).await {
+                Ok(Published::Stored(sequence)) => return Ok(handle(Some(sequence))),
+                Ok(Published::WrongLast(_) | Published::InFlight) => true,
+                Err(error) => {
+                    unless_lost(&mut job, error)?;
+                    false
+                }
+            };
+            let may_be_stored = job.headers.get(name::ATTEMPTS_USED).is_some();
+            if is_refused && !may_be_stored {
+                return Ok(None);
+            }
+            match self.look(&job, Origin::Producer).await? {
+                Step::Done(Settled::Before(there)) => return Ok(Some(there)),
+                Step::Send { .. } if is_refused => return Ok(None),
+                Step::SendBlindly => return Err(not_ours_to_see(&job)),
+                Step::Done(_) | Step::Send { .. } | Step::SendAgain | Step::Look => {}
+            }
+            rest.take(&job).await?;
+        }
     }
 
     async fn settle(&self, mut job: Ready, origin: Origin, first: Step) -> Result<Settled> {

@@ -1,4 +1,4 @@
-//! A TCP proxy between a client and its broker, which holds back what a test names.
+//! A TCP proxy between a client and its broker, which holds back or loses what a test names.
 
 use std::sync::Arc;
 
@@ -16,6 +16,8 @@ enum Rule {
     Pass,
     /// Those with this text, and all behind them, wait here.
     Hold(&'static str),
+    /// Those with this text pass; what is answered is lost with the connection.
+    LoseAnswerTo(&'static str),
     /// It has met what it was to wait for.
     Met,
     /// What waits here is lost with the connection, as if the client had been killed.
@@ -52,12 +54,21 @@ impl Proxy {
         crate::support::connect(&self.url).await
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Holds back the next bytes of a client that have this text in them.
     pub(crate) fn hold(&self, text: &'static str) {
         self.rule.send_replace(Rule::Hold(text));
     }
 
-    /// Waits until it has met what it was to hold.
+    /// Loses the answer to the next bytes of a client that have this text in them.
+    pub(crate) fn lose_answer_to(&self, text: &'static str) {
+        self.rule.send_replace(Rule::LoseAnswerTo(text));
+    }
+
+    /// Waits until it has met what it was to hold or lose.
     pub(crate) async fn met(&self) {
         eventually("what the proxy waits for", || async {
             (*self.rule.borrow() == Rule::Met).then_some(())
@@ -100,7 +111,14 @@ async fn carry(
                         }
                         broker.write_all(bytes).await?;
                     }
-                    Rule::Pass | Rule::Met | Rule::Cut | Rule::Hold(_) => {
+                    Rule::LoseAnswerTo(text) if has(bytes, text) => {
+                        broker.write_all(bytes).await?;
+                        let lost = broker.read(&mut down).await?;
+                        assert!(lost > 0, "the broker has answered");
+                        rule.send_replace(Rule::Met);
+                        return Ok(());
+                    }
+                    Rule::Pass | Rule::Met | Rule::Cut | Rule::Hold(_) | Rule::LoseAnswerTo(_) => {
                         broker.write_all(bytes).await?;
                     }
                 }
