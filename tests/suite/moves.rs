@@ -1,13 +1,21 @@
 //! Jobs that are moved by somebody who is slow, or killed, between the copy and the end of the
 //! source: never lost, and run twice at most.
 
+use std::time::Duration;
+
 use chrono::{TimeDelta, Utc};
 use futures_util::StreamExt;
-use tidemill::{Client, JobContext, JobError, NewJob, Priority, Running, Status};
+use futures_util::future::join_all;
+use tidemill::embedded::Cluster;
+use tidemill::{
+    Backoff, Client, Handler, JobContext, JobError, JobState, NewJob, Priority, QueueConfig,
+    RetryPolicy, Running, Status, Worker,
+};
 
 use crate::proxy::Proxy;
 use crate::support::{
-    Mill, Numbered, Seen, completion, consumer_counts, eventually, numbered, stream_messages,
+    Mill, Numbered, Seen, completion, connect, consumer_counts, eventually, numbered,
+    stream_messages,
 };
 
 const JOBS: &str = "TIDEMILL_JOBS_default";
@@ -24,9 +32,12 @@ async fn noting(mill: &Mill, seen: &Seen<(u64, u32)>) -> Running {
 }
 
 async fn nothing_is_left(mill: &Mill) {
-    let nats = mill.nats().await;
+    no_job_is_left(&mill.nats().await).await;
+}
+
+async fn no_job_is_left(nats: &async_nats::Client) {
     eventually("nothing is left", || async {
-        let left = stream_messages(&nats, JOBS).await + stream_messages(&nats, TIMERS).await;
+        let left = stream_messages(nats, JOBS).await + stream_messages(nats, TIMERS).await;
         (left == 0).then_some(())
     })
     .await;
@@ -169,6 +180,110 @@ async fn a_timer_changes_its_lane_in_one_step() {
     let running = noting(&mill, &seen).await;
     assert_eq!(completion(&job).await.priority, Priority::Low);
     nothing_is_left(&mill).await;
+    running.drain().await;
+}
+
+/// A timer that is older than a job is no reason to let go of the job: who finds both takes the timer
+/// away.
+#[tokio::test]
+async fn a_job_that_is_parked_takes_the_place_of_a_timer_that_is_older() {
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    let publish = |subject: &str, headers: &[(&str, &str)]| {
+        let (nats, subject) = (nats.clone(), subject.to_owned());
+        let mut map = async_nats::HeaderMap::new();
+        for (name, value) in headers {
+            map.insert(*name, *value);
+        }
+        async move { nats.request_with_headers(subject, map, r#"{"n":1}"#.into()).await }
+    };
+    let run = ("Tidemill-Run", "r1");
+    let target = ("Nats-Schedule-Target", "tidemill.due.default.normal.numbered.a.r1");
+    let schedule = ("Nats-Schedule", "@at 2099-01-01T00:00:00Z");
+    let timer = "tidemill.timers.default.normal.numbered.a.r1";
+    publish(timer, &[run, target, schedule]).await.expect("stored");
+    let promoted = ("Tidemill-Promoted", "9000000000000000");
+    let later = ("Tidemill-Run-After", "2098-01-01T00:00:00Z");
+    let job = "tidemill.jobs.default.normal.numbered.a";
+    publish(job, &[run, promoted, later]).await.expect("stored");
+    let running = noting(&mill, &Seen::default()).await;
+    eventually("it is parked", || async {
+        (stream_messages(&nats, JOBS).await == 0).then_some(())
+    })
+    .await;
+    assert_eq!(stream_messages(&nats, TIMERS).await, 1);
+    let id = tidemill::JobId::new("a").expect("an id");
+    let there = mill.client.job(&Default::default(), None, &id).await.expect("known");
+    let JobState::Scheduled(due) = there[0].state else { panic!("{there:?}") };
+    assert_eq!(due.to_rfc3339(), "2098-01-01T00:00:00+00:00");
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn many_who_move_at_once_lose_nothing() {
+    let mill = Mill::start().await;
+    let client = || mill.client.clone();
+    move_about([client(), client(), client()]).await;
+    nothing_is_left(&mill).await;
+}
+
+#[tokio::test]
+async fn many_who_move_at_once_on_three_servers_lose_nothing() {
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let mut config = QueueConfig::default();
+    config.replicas = 3;
+    let at = |node: usize| {
+        let (url, config) = (cluster.node(node).url().to_owned(), config.clone());
+        async move { connect(&url).await.with_queue_config(config) }
+    };
+    move_about([at(0).await, at(1).await, at(2).await]).await;
+    no_job_is_left(&async_nats::connect(cluster.node(0).url()).await.expect("connects")).await;
+}
+
+/// Lets jobs fail, be parked and promoted, while clients move them about as they like.
+async fn move_about(clients: [Client; 3]) {
+    const JOBS_AT_ONCE: u64 = 60;
+    const MOVES: u64 = 150;
+    let handler = Handler::new(|_: Numbered, context: JobContext| {
+        let attempt = context.attempt();
+        async move { if attempt < 3 { Err(JobError::failed("not yet")) } else { Ok(()) } }
+    });
+    let policy = RetryPolicy::new(10_000, Backoff::fixed(Duration::from_millis(700)));
+    let worker = Worker::builder(&clients[0]).park_over(Duration::from_millis(300));
+    let worker = worker.handler(handler.retry(policy)).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    let mut jobs = Vec::new();
+    for n in 0..JOBS_AT_ONCE {
+        let job = clients[1].enqueue(numbered(n)).id(format!("job-{}", n % 40));
+        jobs.push(job.delay(Duration::from_millis(n * 20)).await.expect("stored"));
+    }
+    let movers = (0..).zip(clients).map(|(mover, client)| {
+        let jobs = jobs.clone();
+        async move {
+            for step in 0..MOVES {
+                let dice = fastrand::Rng::with_seed(mover * 1000 + step).u64(..);
+                let job = &jobs[usize::try_from(dice % JOBS_AT_ONCE).expect("small")];
+                let (queue, id) = (job.queue(), job.id());
+                let soon = Utc::now() + TimeDelta::milliseconds((dice >> 20) as i64 % 600);
+                let lane = Priority::ALL[(dice >> 30) as usize % 4];
+                let moved = match (dice >> 8) % 3 {
+                    0 => client.run_now(queue, None, id).await,
+                    1 => client.reschedule(queue, None, id, soon).await,
+                    _ => client.set_priority(queue, None, id, lane).await,
+                };
+                if let Err(error) = moved {
+                    // It runs, has ended, or is moved by the others.
+                    let may_be =
+                        error.is_invalid() || error.is_not_found() || error.is_unavailable();
+                    assert!(may_be, "{error}");
+                }
+            }
+        }
+    });
+    join_all(movers).await;
+    for job in &jobs {
+        assert_eq!(completion(job).await.status, Status::Done, "{job:?}");
+    }
     running.drain().await;
 }
 
