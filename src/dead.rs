@@ -238,8 +238,13 @@ impl DeadLetter {
     /// The job that retries it. Its run is derived from the letter, so that repeating is harmless.
     fn to_job(&self) -> Ready {
         // What was said of the old run's time does not bind the new one.
-        const OF_THE_OLD_RUN: [&str; 4] =
-            [name::ATTEMPTS_USED, name::RUN_AFTER, name::EXPIRES_AT, name::CREATED_AT];
+        const OF_THE_OLD_RUN: [&str; 5] = [
+            name::ATTEMPTS_USED,
+            name::RUN_AFTER,
+            name::EXPIRES_AT,
+            name::CREATED_AT,
+            name::PROMOTED,
+        ];
         let run = RunId::of_dead_letter(self.sequence);
         let mut headers = self.headers.for_copy();
         for name in OF_THE_OLD_RUN {

@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 
+use futures_util::future::try_join_all;
 use tokio::time::{Instant, sleep};
 
 use super::Client;
 use super::completion::JobHandle;
 use super::new_job::{NewJob, Ready};
 use super::resolve::{FIRST_PAUSE, LONGEST_PAUSE};
+use super::whereabouts::{Origin, Whereabouts};
 use crate::broker::{BatchMessage, Expect, MAX_BATCH, Published};
 use crate::error::{Error, ErrorKind, Result};
-use crate::wire::guard_subject;
+use crate::token::RunId;
+use crate::wire::{RecordKey, guard_subject};
 
 /// A batch that is checked and can be sent, as often as it takes.
 struct Batch {
@@ -18,7 +21,21 @@ struct Batch {
     /// By position, of unique jobs.
     keys: HashMap<usize, String>,
     guards: Vec<String>,
+    /// Once an answer is missing: what was the last message of the first job's id when none of the
+    /// batch was found.
+    last_of_first: Option<u64>,
+    answers: Answers,
 }
+
+/// Whether the broker has told of each time that the batch was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answers {
+    Complete,
+    Missing,
+}
+
+/// Jobs of a batch that are looked for at once.
+const LOOKS_AT_ONCE: usize = 32;
 
 impl Client {
     /// Enqueues up to 1000 jobs of one queue in one atomic batch: all of them or none, over
@@ -34,126 +51,159 @@ impl Client {
         I: IntoIterator,
         I::Item: Into<NewJob>,
     {
-        let mut batch = Batch::new(self, jobs)?;
+        let batch = Batch::new(self, jobs)?;
         let Some(first) = batch.jobs.first() else { return Ok(Vec::new()) };
         for job in &batch.jobs {
             self.check_size(job)?;
         }
         let queue = first.queue.clone();
         let times = self.whole.times(&queue);
-        let published = match self.send(&batch).await {
+        let published = match self.send_all(&batch).await {
             Err(error) if error.is_unavailable() => {
                 self.ensure_again(&queue, times).await?;
-                self.send(&batch).await
+                self.send_all(&batch).await
             }
             published => published,
         };
         match published {
-            Ok(Published::Stored(last)) => return Ok(self.handles(&batch, last)),
-            Ok(Published::WrongLast(_)) => return Err(self.taken(&batch).await),
-            Ok(Published::InFlight) => {}
-            Err(error) if error.is_unknown() => batch.may_be_stored(),
-            Err(error) => return Err(error),
+            Err(error) if error.is_unavailable() => Err(error),
+            published => self.settle_all(batch, published).await,
         }
-        self.settle_batch(batch).await
     }
 
-    async fn send(&self, batch: &Batch) -> Result<Published> {
+    async fn send_all(&self, batch: &Batch) -> Result<Published> {
         let id = uuid::Uuid::now_v7().simple().to_string();
-        let messages = batch.jobs.iter().zip(&batch.guards).map(|(job, guard)| BatchMessage {
+        let jobs = batch.jobs.iter().zip(&batch.guards).enumerate();
+        let messages = jobs.map(|(index, (job, guard))| BatchMessage {
             subject: self.subject_of(job),
             headers: &job.headers,
             payload: job.payload.clone(),
-            expect: match job.is_guarded() {
-                true => Expect::LastOf { guard, sequence: 0 },
-                false => Expect::Anything,
+            expect: match (job.is_guarded(), batch.last_of_first) {
+                (true, _) => Expect::LastOf { guard, sequence: 0 },
+                (false, Some(sequence)) if index == 0 => Expect::LastOf { guard, sequence },
+                (false, _) => Expect::Anything,
             },
         });
         self.conn.store_all(&id, messages.collect()).await
     }
 
-    /// Finds out what became of a batch whose answer is missing: looks for it, and sends it again
-    /// where that cannot store it twice.
-    async fn settle_batch(&self, batch: Batch) -> Result<Vec<JobHandle>> {
+    /// Brings a batch that was sent to a known end. Where an answer is missing it is looked for, and
+    /// sent again only if it is not there, under a guard that no batch that came meanwhile passes.
+    async fn settle_all(
+        &self,
+        mut batch: Batch,
+        mut published: Result<Published>,
+    ) -> Result<Vec<JobHandle>> {
         let deadline = Instant::now() + self.resolve_window();
         let mut pause = FIRST_PAUSE;
-        while Instant::now() < deadline {
-            match self.is_there(&batch.jobs[0]).await {
-                Ok(Some(first)) => {
-                    let last = first + (batch.jobs.len() as u64 - 1);
-                    return Ok(self.handles(&batch, last));
-                }
-                Ok(None) if batch.jobs.iter().all(Ready::is_guarded) => {
-                    match self.send(&batch).await {
-                        Ok(Published::Stored(last)) => return Ok(self.handles(&batch, last)),
-                        Ok(Published::WrongLast(_))
-                            if self.is_there(&batch.jobs[0]).await?.is_none() =>
-                        {
-                            return Err(self.taken(&batch).await);
-                        }
-                        Ok(Published::WrongLast(_) | Published::InFlight) => {}
-                        Err(error) if error.is_unknown() || error.is_unavailable() => {}
-                        Err(error) => return Err(error),
+        loop {
+            match published {
+                Ok(Published::Stored(last)) => return Ok(self.handles(&batch, Some(last))),
+                Ok(Published::WrongLast(_)) if batch.is_certain() => {
+                    if let Some(error) = self.taken(&batch).await {
+                        return Err(error);
                     }
                 }
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "a batch cannot be looked for yet"),
+                Ok(Published::WrongLast(_) | Published::InFlight) => {}
+                Err(error) if error.is_unknown() => batch.may_be_stored(),
+                Err(error) if error.is_unavailable() => {}
+                Err(error) => return Err(error),
+            }
+            if Instant::now() >= deadline {
+                return Err(batch.is_unsettled());
             }
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            if !batch.is_certain() {
+                match self.look_for(&batch).await {
+                    Ok(Looked::There) => return Ok(self.handles(&batch, None)),
+                    Ok(Looked::Nowhere { last_of_first }) => {
+                        batch.last_of_first = Some(last_of_first);
+                        // Whatever keeps it out now is another's.
+                        if let Some(error) = self.taken(&batch).await {
+                            return Err(error);
+                        }
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "a batch cannot be looked for yet");
+                        published = Ok(Published::InFlight);
+                        continue;
+                    }
+                }
+            }
+            published = self.send_all(&batch).await;
         }
-        Err(Error::new(
-            ErrorKind::Unknown,
-            format!(
-                "the broker does not say whether it has the {} jobs; look for job {} when it \
-                 answers again: with it, all are there",
-                batch.jobs.len(),
-                batch.jobs[0].id
-            ),
-        ))
     }
 
-    /// The sequence of a run that is stored, or was.
-    async fn is_there(&self, job: &Ready) -> Result<Option<u64>> {
-        let guard = guard_subject(&self.namespace, &job.queue, &job.kind, &job.id);
-        let stream = self.streams(&job.queue).jobs;
-        if let Some(there) = self.conn.last_of_leader(&stream, &guard).await?
-            && job.run_of(&there) == job.run
-        {
-            return Ok(Some(there.sequence));
-        }
-        Ok(self.end_of(&job.key()).await?.map(|completion| completion.seq))
-    }
-
-    /// The error for a batch that a taken key has kept out.
-    async fn taken(&self, batch: &Batch) -> Error {
-        for (index, key) in &batch.keys {
-            let job = &batch.jobs[*index];
-            let stream = self.streams(&job.queue).jobs;
-            if let Ok(Some(_)) = self.conn.last_of_leader(&stream, &batch.guards[*index]).await {
-                return Error::new(
-                    ErrorKind::Duplicate,
-                    format!(
-                        "key {key:?} is taken: job {} is unfinished in queue {}; none of the {} \
-                         jobs is stored",
-                        job.id,
-                        job.queue,
-                        batch.jobs.len()
-                    ),
-                );
+    /// Looks for a batch: with any of its runs, all are there.
+    async fn look_for(&self, batch: &Batch) -> Result<Looked> {
+        let mut last_of_first = None;
+        for jobs in batch.jobs.chunks(LOOKS_AT_ONCE) {
+            let looks = jobs.iter().map(|job| self.whereabouts(job, Origin::Producer));
+            for there in try_join_all(looks).await? {
+                match there {
+                    Whereabouts::Nowhere { last } => last_of_first = last_of_first.or(Some(last)),
+                    Whereabouts::OnLane(_)
+                    | Whereabouts::Timed
+                    | Whereabouts::Ended
+                    | Whereabouts::BeingMoved => return Ok(Looked::There),
+                }
             }
         }
-        Error::new(
-            ErrorKind::Duplicate,
-            format!("a key was taken when the {} jobs came: none is stored", batch.jobs.len()),
-        )
+        Ok(Looked::Nowhere { last_of_first: last_of_first.unwrap_or(0) })
     }
 
-    fn handles(&self, batch: &Batch, last: u64) -> Vec<JobHandle> {
-        let first = last + 1 - batch.jobs.len() as u64;
-        let numbered = (first..).zip(&batch.jobs);
-        numbered.map(|(sequence, job)| JobHandle::new(self.clone(), job.key(), sequence)).collect()
+    /// The error for a batch that a taken key keeps out; `None` where none is, or not for long.
+    async fn taken(&self, batch: &Batch) -> Option<Error> {
+        let none_is_stored = format!("none of the {} jobs is stored", batch.jobs.len());
+        for (index, key) in &batch.keys {
+            let job = &batch.jobs[*index];
+            match self.holder_of(job, &batch.guards[*index]).await {
+                Ok(None) => {}
+                Ok(Some(_)) => {
+                    let message = format!(
+                        "key {key:?} is taken: job {} is unfinished in queue {}; {none_is_stored}",
+                        job.id, job.queue
+                    );
+                    return Some(Error::new(ErrorKind::Duplicate, message));
+                }
+                Err(error) if error.is_permission() => {
+                    let message = format!("a key is taken: {none_is_stored}");
+                    return Some(Error::new(ErrorKind::Duplicate, message).because(error));
+                }
+                Err(error) => tracing::debug!(%error, "a key cannot be looked at yet"),
+            }
+        }
+        None
     }
+
+    /// The other run that holds a unique id, unless it has ended and makes room at any moment.
+    async fn holder_of(&self, job: &Ready, guard: &str) -> Result<Option<RunId>> {
+        let stream = self.streams(&job.queue).jobs;
+        let Some(there) = self.conn.last_of_leader(&stream, guard).await? else { return Ok(None) };
+        let run = job.run_of(&there);
+        let key = RecordKey { run: run.clone(), ..job.key() };
+        let has_ended = run == job.run || self.end_of(&key).await?.is_some();
+        Ok((!has_ended).then_some(run))
+    }
+
+    fn handles(&self, batch: &Batch, last: Option<u64>) -> Vec<JobHandle> {
+        let behind = |index: usize| (batch.jobs.len() - 1 - index) as u64;
+        let numbered = batch.jobs.iter().enumerate();
+        let handle = |(index, job): (usize, &Ready)| {
+            JobHandle::new(self.clone(), job.key(), last.map(|last| last - behind(index)))
+        };
+        numbered.map(handle).collect()
+    }
+}
+
+/// What became of a batch, by looking.
+enum Looked {
+    There,
+    /// None of its runs is anywhere; and the last message of the first one's id.
+    Nowhere {
+        last_of_first: u64,
+    },
 }
 
 impl Batch {
@@ -200,12 +250,38 @@ impl Batch {
         }
         let guard = |job: &Ready| guard_subject(&client.namespace, &job.queue, &job.kind, &job.id);
         let guards = ready.iter().map(guard).collect();
-        Ok(Self { jobs: ready, keys, guards })
+        Ok(Self { jobs: ready, keys, guards, last_of_first: None, answers: Answers::Complete })
+    }
+
+    fn is_certain(&self) -> bool {
+        self.answers == Answers::Complete
     }
 
     fn may_be_stored(&mut self) {
+        self.answers = Answers::Missing;
         for job in &mut self.jobs {
             job.may_be_stored();
+        }
+    }
+
+    /// The error for a batch whose end is not known in time.
+    fn is_unsettled(&self) -> Error {
+        let count = self.jobs.len();
+        match self.answers {
+            Answers::Complete => Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "others enqueue the same keys all the time: none of the {count} jobs is stored"
+                ),
+            ),
+            Answers::Missing => Error::new(
+                ErrorKind::Unknown,
+                format!(
+                    "the broker does not say whether it has the {count} jobs; look for job {} when it \
+                     answers again: with it, all are there",
+                    self.jobs[0].id
+                ),
+            ),
         }
     }
 }

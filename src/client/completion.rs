@@ -21,17 +21,18 @@ pub struct JobHandle {
 }
 
 impl JobHandle {
-    pub(super) fn new(client: Client, key: RecordKey, sequence: u64) -> Self {
-        Self { client, key, sequence: Some(sequence), is_duplicate: false }
-    }
-
-    /// A job that was stored in a batch.
-    pub(super) fn batched(client: Client, key: RecordKey) -> Self {
-        Self { client, key, sequence: None, is_duplicate: false }
+    pub(super) fn new(client: Client, key: RecordKey, sequence: Option<u64>) -> Self {
+        Self { client, key, sequence, is_duplicate: false }
     }
 
     pub(super) fn duplicate(client: Client, key: RecordKey, sequence: u64) -> Self {
         Self { client, key, sequence: Some(sequence), is_duplicate: true }
+    }
+
+    /// The same for another run of its id, which is there in its place.
+    pub(crate) fn of_run(self, run: RunId) -> Self {
+        let sequence = self.sequence.filter(|_| run == self.key.run);
+        Self { sequence, key: RecordKey { run, ..self.key }, ..self }
     }
 
     /// Whether a unique job was there already: this is the one that was there, and nothing was
@@ -61,7 +62,8 @@ impl JobHandle {
     }
 
     /// The job's sequence in its queue's jobs stream; `None` where the broker does not tell, because
-    /// it confirmed many at once ([`Client::enqueue_many`]).
+    /// it confirmed many at once ([`Client::enqueue_many`]), or an answer was lost and the job is on a
+    /// timer by now, or has been moved.
     pub fn sequence(&self) -> Option<u64> {
         self.sequence
     }

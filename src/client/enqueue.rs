@@ -107,7 +107,7 @@ impl Client {
         };
         match published {
             Ok(Published::Stored(sequence)) => {
-                return Ok(JobHandle::new(self.clone(), job.key(), sequence));
+                return Ok(JobHandle::new(self.clone(), job.key(), Some(sequence)));
             }
             Ok(Published::WrongLast(_) | Published::InFlight) => {}
             // Only the answer may be missing.

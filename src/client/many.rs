@@ -95,7 +95,7 @@ impl Client {
             Ingested::Refused | Ingested::NoStream => (0, false),
         };
         let rest = batch.split_off(stored);
-        let handle = |job: Ready| Ok(JobHandle::batched(self.clone(), job.key()));
+        let handle = |job: Ready| Ok(JobHandle::new(self.clone(), job.key(), None));
         let mut outcomes: Vec<_> = batch.into_iter().map(handle).collect();
         let stores = rest.into_iter().map(|mut job| async move {
             if !may_be_stored {

@@ -12,6 +12,7 @@ mod new_job;
 mod resolve;
 mod wakes;
 mod watch;
+mod whereabouts;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,7 +30,9 @@ pub use follow::{RecordFilter, Since};
 pub use import::Import;
 pub use new_job::NewJob;
 pub(crate) use new_job::Ready;
+pub(crate) use resolve::{Copied, Settled};
 pub use watch::JobEvent;
+pub(crate) use whereabouts::Age;
 
 use crate::broker::{self, Clock, ConnectOptions, Connection, Missing, Provisioned};
 use crate::error::{Error, ErrorKind, Result};

@@ -8,30 +8,50 @@ use tokio::time::{Instant, sleep};
 use super::Client;
 use super::completion::JobHandle;
 use super::new_job::Ready;
+use super::whereabouts::{Origin, Whereabouts};
 use crate::broker::{Expect, Published, Stored};
 use crate::error::{Error, ErrorKind, Result};
 use crate::token::RunId;
-use crate::wire::{
-    Completion, JobHeaders, RecordKey, RecordKind, guard_subject, name, parse_record,
-    record_subject,
-};
+use crate::wire::{JobHeaders, RecordKey, guard_subject, name};
 
 /// The first pause before the broker is asked again; it doubles up to [`LONGEST_PAUSE`].
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(20);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
-/// Whose the message is that keeps a run out.
-enum Whose {
-    /// This very run's: it is there, or was worked already.
-    Ours(u64),
-    /// Another run's, of an id that may be there more than once.
-    Another,
-    /// Another run's, of a unique id.
-    Duplicate(RunId),
-    /// A run's that has ended, and makes room at any moment.
-    Leaving,
-    /// Nobody's any more.
-    Gone,
+/// What became of a run that was to be stored once.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// It was stored just now.
+    Stored(JobHandle),
+    /// It had been stored before, and may have ended since.
+    Before(JobHandle),
+    /// Another run of its unique id is there.
+    Duplicate(JobHandle),
+    /// What its timer was set from is still on a lane: nothing was stored.
+    BeingMoved,
+}
+
+/// Whether somebody may have copied a timer to its lane before.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Copied {
+    /// Nobody had it in hands: it is looked for only if the guard keeps it out.
+    Never,
+    Perhaps,
+}
+
+/// A step towards the end of an enqueue.
+enum Step {
+    /// Look where the run is: it may be stored.
+    Look,
+    /// Send it, expecting this message as the last of its id.
+    Send {
+        expected: u64,
+    },
+    /// Send a unique job again, when the one before it may have gone.
+    SendAgain,
+    /// Send it where these credentials may not look.
+    SendBlindly,
+    Done(Settled),
 }
 
 impl Client {
@@ -41,85 +61,229 @@ impl Client {
         self.resolve(job).await
     }
 
-    /// Sends a run under its guard until its outcome is known.
-    pub(super) async fn resolve(&self, mut job: Ready) -> Result<JobHandle> {
-        let guard = guard_subject(&self.namespace, &job.queue, &job.kind, &job.id);
-        let deadline = Instant::now() + self.resolve_window();
+    /// Sends a run under its guard until its outcome is known; one that may be stored already is
+    /// looked for first.
+    pub(super) async fn resolve(&self, job: Ready) -> Result<JobHandle> {
         let key = job.key();
-        let stored = |sequence| Ok(JobHandle::new(self.clone(), key.clone(), sequence));
-        let mut expected = 0;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let expect = Expect::LastOf { guard: &guard, sequence: expected };
-            match self.publish(&job, expect).await {
-                Ok(Published::Stored(sequence)) => return stored(sequence),
-                Ok(Published::WrongLast(last)) => match self.whose(&job, last).await {
-                    Ok(Whose::Ours(sequence)) => return stored(sequence),
-                    Ok(Whose::Duplicate(run)) => {
-                        let key = RecordKey { run, ..key };
-                        return Ok(JobHandle::duplicate(self.clone(), key, last));
-                    }
-                    Ok(Whose::Another) => expected = last,
-                    Ok(Whose::Gone | Whose::Leaving) => expected = 0,
-                    Err(error) if error.is_permission() && job.has_fresh_id() => {
-                        return stored(last);
-                    }
-                    Err(error) if error.is_permission() => return Err(not_ours_to_see(&job)),
-                    Err(error) => tracing::debug!(%error, "cannot look up an enqueue"),
-                },
-                Ok(Published::InFlight) => {}
-                Err(error) if error.is_unknown() || error.is_unavailable() => {
-                    tracing::debug!(%error, "an enqueue is still unknown");
-                    job.may_be_stored();
-                }
-                Err(error) => return Err(error),
-            }
-            if Instant::now() >= deadline {
-                return Err(still_unknown(&job));
-            }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    pub(crate) fn handle(&self, job: &Ready, sequence: u64) -> JobHandle {
-        JobHandle::new(self.clone(), job.key(), sequence)
-    }
-
-    /// Whose the message at `sequence` is, which keeps ours out.
-    async fn whose(&self, job: &Ready, sequence: u64) -> Result<Whose> {
-        let streams = self.streams(&job.queue);
-        let there = match sequence {
-            // The one that was expected has gone meanwhile.
-            0 => None,
-            _ => self.conn.by_sequence(&streams.jobs, sequence).await?,
+        let first = match job.headers.get(name::ATTEMPTS_USED) {
+            Some(_) => Step::Look,
+            None => Step::Send { expected: 0 },
         };
-        let Some(there) = there else {
-            // It was just worked. If that was our run, its completion is there.
-            let ended = self.end_of(&job.key()).await?;
-            return Ok(ended.map_or(Whose::Gone, |completion| Whose::Ours(completion.seq)));
-        };
-        let run = job.run_of(&there);
-        if run == job.run {
-            return Ok(Whose::Ours(sequence));
-        }
-        if !job.is_unique() {
-            return Ok(Whose::Another);
-        }
-        let key = RecordKey { run: run.clone(), ..job.key() };
-        Ok(match self.end_of(&key).await? {
-            Some(_) => Whose::Leaving,
-            None => Whose::Duplicate(run),
+        Ok(match self.settle(job, Origin::Producer, first).await? {
+            Settled::Stored(handle) | Settled::Before(handle) | Settled::Duplicate(handle) => {
+                handle
+            }
+            // A producer's run that is on a lane is stored, whatever becomes of it there.
+            Settled::BeingMoved => JobHandle::new(self.clone(), key, None),
         })
     }
 
-    /// How a run ended, as the stream's leader has it.
-    pub(crate) async fn end_of(&self, key: &RecordKey) -> Result<Option<Completion>> {
-        let stream = self.streams(&key.queue).results;
-        let subject = record_subject(&self.namespace, RecordKind::Result, key);
-        let record = self.conn.last_of_leader(&stream, &subject).await?;
-        Ok(record.and_then(|record| parse_record(key, &record.payload)))
+    /// Copies to its lane what the timers stream holds at `sequence`: once, and not while it is on a
+    /// lane as what its timer was set from.
+    pub(crate) async fn store_promoted(
+        &self,
+        mut job: Ready,
+        sequence: u64,
+        copied: Copied,
+    ) -> Result<Settled> {
+        job.may_be_stored();
+        job.headers.set(name::PROMOTED, sequence.to_string());
+        let first = match copied {
+            // No guard covers what was published without an id.
+            Copied::Never if job.id.as_sequence().is_none() => Step::Send { expected: 0 },
+            Copied::Never | Copied::Perhaps => Step::Look,
+        };
+        self.settle(job, Origin::Timer(sequence), first).await
     }
+
+    /// Stores a unique job beside the message at `sequence`, whose place it is to take; `None` where
+    /// that is not the last of its id any more.
+    pub(crate) async fn store_beside(
+        &self,
+        mut job: Ready,
+        sequence: u64,
+    ) -> Result<Option<JobHandle>> {
+        let mut rest = Rest::new(self.resolve_window());
+        loop {
+            let handle = |sequence| Some(JobHandle::new(self.clone(), job.key(), sequence));
+            let is_refused = match self.publish_expecting(&job, sequence).await {
+                Ok(Published::Stored(sequence)) => return Ok(handle(Some(sequence))),
+                Ok(Published::WrongLast(_) | Published::InFlight) => true,
+                Err(error) => {
+                    unless_lost(&mut job, error)?;
+                    false
+                }
+            };
+            let may_be_stored = job.headers.get(name::ATTEMPTS_USED).is_some();
+            if is_refused && !may_be_stored {
+                return Ok(None);
+            }
+            match self.look(&job, Origin::Producer).await? {
+                Step::Done(Settled::Before(there)) => return Ok(Some(there)),
+                Step::Send { .. } if is_refused => return Ok(None),
+                Step::SendBlindly => return Err(not_ours_to_see(&job)),
+                Step::Done(_) | Step::Send { .. } | Step::SendAgain | Step::Look => {}
+            }
+            rest.take(&job).await?;
+        }
+    }
+
+    async fn settle(&self, mut job: Ready, origin: Origin, first: Step) -> Result<Settled> {
+        let mut rest = Rest::new(self.resolve_window());
+        let (mut step, mut looks) = (first, 0);
+        loop {
+            step = match step {
+                Step::Done(settled) => return Ok(settled),
+                Step::Look => {
+                    // The first time it is looked for without delay.
+                    if looks > 0 {
+                        rest.take(&job).await?;
+                    }
+                    looks += 1;
+                    self.look(&job, origin).await?
+                }
+                Step::Send { expected } => self.send(&mut job, expected).await?,
+                Step::SendAgain => {
+                    rest.take(&job).await?;
+                    self.send(&mut job, 0).await?
+                }
+                Step::SendBlindly => {
+                    rest.take(&job).await?;
+                    self.send_blindly(&mut job).await?
+                }
+            };
+        }
+    }
+
+    async fn look(&self, job: &Ready, origin: Origin) -> Result<Step> {
+        let before = |sequence| {
+            let handle = JobHandle::new(self.clone(), job.key(), sequence);
+            Step::Done(Settled::Before(handle))
+        };
+        Ok(match self.whereabouts(job, origin).await {
+            Ok(Whereabouts::OnLane(sequence)) => before(Some(sequence)),
+            Ok(Whereabouts::Timed | Whereabouts::Ended) => before(None),
+            Ok(Whereabouts::BeingMoved) => Step::Done(Settled::BeingMoved),
+            // Another run of a unique id keeps it out.
+            Ok(Whereabouts::Nowhere { .. }) if job.is_unique() => Step::Send { expected: 0 },
+            Ok(Whereabouts::Nowhere { last }) => Step::Send { expected: last },
+            Err(error) if error.is_permission() => Step::SendBlindly,
+            Err(error) => {
+                tracing::debug!(%error, "an enqueue cannot be looked for yet");
+                Step::Look
+            }
+        })
+    }
+
+    async fn send(&self, job: &mut Ready, expected: u64) -> Result<Step> {
+        Ok(match self.publish_expecting(job, expected).await {
+            Ok(Published::Stored(sequence)) => {
+                Step::Done(Settled::Stored(JobHandle::new(self.clone(), job.key(), Some(sequence))))
+            }
+            Ok(Published::WrongLast(last)) if job.is_unique() => self.taken_by(job, last).await?,
+            // In a cluster a refusal may tell of one that is still on its way: look, with a pause.
+            Ok(Published::InFlight) if job.is_unique() => Step::SendAgain,
+            Ok(Published::WrongLast(_) | Published::InFlight) => Step::Look,
+            Err(error) => {
+                unless_lost(job, error)?;
+                Step::Look
+            }
+        })
+    }
+
+    async fn send_blindly(&self, job: &mut Ready) -> Result<Step> {
+        let handle = |sequence| JobHandle::new(self.clone(), job.key(), Some(sequence));
+        Ok(match self.publish_expecting(job, 0).await {
+            Ok(Published::Stored(sequence)) => Step::Done(Settled::Stored(handle(sequence))),
+            // Nobody else has a fresh id.
+            Ok(Published::WrongLast(last)) if job.has_fresh_id() => {
+                Step::Done(Settled::Before(handle(last)))
+            }
+            Ok(Published::WrongLast(_)) => return Err(not_ours_to_see(job)),
+            Ok(Published::InFlight) => Step::SendBlindly,
+            Err(error) => {
+                unless_lost(job, error)?;
+                Step::SendBlindly
+            }
+        })
+    }
+
+    async fn publish_expecting(&self, job: &Ready, sequence: u64) -> Result<Published> {
+        let guard = guard_subject(&self.namespace, &job.queue, &job.kind, &job.id);
+        self.publish(job, Expect::LastOf { guard: &guard, sequence }).await
+    }
+
+    /// What is to be done about a unique job that the message at `sequence` keeps out.
+    async fn taken_by(&self, job: &Ready, sequence: u64) -> Result<Step> {
+        match self.run_at(job, sequence).await {
+            Ok(Some(run)) if run == job.run => Ok(Step::Look),
+            Ok(Some(run)) => {
+                let key = RecordKey { run, ..job.key() };
+                Ok(match self.end_of(&key).await {
+                    // It has ended and makes room at any moment.
+                    Ok(Some(_)) => Step::SendAgain,
+                    Ok(None) => {
+                        let handle = JobHandle::duplicate(self.clone(), key, sequence);
+                        Step::Done(Settled::Duplicate(handle))
+                    }
+                    Err(error) => may_not_see(job, error).map(|()| Step::SendAgain)?,
+                })
+            }
+            Ok(None) => Ok(Step::SendAgain),
+            Err(error) => may_not_see(job, error).map(|()| Step::SendAgain),
+        }
+    }
+
+    /// The run of a message of a job's id on the lanes.
+    async fn run_at(&self, job: &Ready, sequence: u64) -> Result<Option<RunId>> {
+        // What was expected has gone meanwhile.
+        if sequence == 0 {
+            return Ok(None);
+        }
+        let stream = self.streams(&job.queue).jobs;
+        let there = self.conn.by_sequence(&stream, sequence).await?;
+        Ok(there.map(|there| job.run_of(&there)))
+    }
+}
+
+/// The pauses between steps, until it has taken too long.
+struct Rest {
+    deadline: Instant,
+    pause: Duration,
+}
+
+impl Rest {
+    fn new(at_most: Duration) -> Self {
+        Self { deadline: Instant::now() + at_most, pause: FIRST_PAUSE }
+    }
+
+    async fn take(&mut self, job: &Ready) -> Result<()> {
+        if Instant::now() >= self.deadline {
+            return Err(still_unknown(job));
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        Ok(())
+    }
+}
+
+/// Passes on an error that tells what became of the job; after any other, it may be stored.
+fn unless_lost(job: &mut Ready, error: Error) -> Result<()> {
+    if !error.is_unknown() && !error.is_unavailable() {
+        return Err(error);
+    }
+    tracing::debug!(%error, "an enqueue is still unknown");
+    job.may_be_stored();
+    Ok(())
+}
+
+/// Passes on that these credentials may not look; another look-up that failed may go better.
+fn may_not_see(job: &Ready, error: Error) -> Result<()> {
+    if error.is_permission() {
+        return Err(not_ours_to_see(job));
+    }
+    tracing::debug!(%error, "what keeps an enqueue out cannot be looked at yet");
+    Ok(())
 }
 
 fn still_unknown(job: &Ready) -> Error {

@@ -1,12 +1,13 @@
 //! Moving jobs that have not begun: to now, to another time, to another lane.
 //!
-//! A timer is moved by one message to its own stream, which the broker carries out at once. Elsewhere
-//! the job is copied, and the source deleted when the copy is stored: killed in between, both are
-//! there, of one run, and of two ends one stands.
+//! A timer is moved by one message to its own stream, which the broker carries out in one step.
+//! Elsewhere the job is copied, and the source deleted when the copy is stored: killed in between, both
+//! are there, of one run, and of two ends one stands.
 //!
-//! Workers move jobs too, from lanes to timers and back, by a copy and then an ack of the source. A
-//! run that is seen at both places is left alone until its source is gone: what took the copy further
-//! could find the source there, take it for the job, and drop the copy just before that ack.
+//! Workers move jobs too, from lanes to timers and back, by a copy and then an ack of the source. Where
+//! several messages hold a run, because whoever moves it is at it or was killed, the older are taken
+//! away, as that one was about to, and the youngest is moved: see [`Age`](crate::client::Age) for why
+//! nobody takes the youngest away meanwhile.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -15,13 +16,13 @@ use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
 use crate::broker::{Expect, Published};
-use crate::client::{Client, Ready};
+use crate::client::{Client, Copied, Ready, Settled};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::{Found, JobState, Place, state_of};
 use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::time::Time;
-use crate::wire::{JobCopy, RecordKey, RunningJob, guard_subject, timer_subject};
+use crate::wire::{Headers, JobCopy, RecordKey, RunningJob, guard_subject, timer_subject};
 
 /// How often jobs are looked at again that were moved by somebody else meanwhile, and the pause before.
 const LOOKS: usize = 20;
@@ -88,7 +89,7 @@ impl Client {
             if found.is_empty() && moved.is_empty() {
                 return Err(self.none_unfinished(queue, kind, id).await?);
             }
-            if self.move_all(queue, &found, change, &mut moved).await? {
+            if self.move_all(queue, found, change, &mut moved).await? {
                 return Ok(moved.len());
             }
             sleep(LOOK_AGAIN).await;
@@ -111,26 +112,25 @@ impl Client {
         Ok(Error::new(ErrorKind::NotFound, message))
     }
 
-    /// Moves what is found, has not been moved before, and is not on its way elsewhere. Whether that
-    /// was all there is to move.
+    /// Moves what is found and has not been moved before. Whether that was all there is to move.
     async fn move_all(
         &self,
         queue: &Queue,
-        found: &[Found],
+        found: Vec<Found>,
         change: Change,
         moved: &mut HashSet<RunId>,
     ) -> Result<bool> {
         let running = self.running(queue).await?;
         let mut is_all = true;
-        for one in found {
-            if moved.contains(&one.key.run) {
+        for Holders { youngest, older } in by_run(found) {
+            if moved.contains(&youngest.key.run) {
                 continue;
             }
-            if is_on_its_way(one, found) || !self.move_found(one, change, &running).await? {
+            if self.move_found(&youngest, &older, change, &running).await? {
+                moved.insert(youngest.key.run.clone());
+            } else {
                 is_all = false;
-                continue;
             }
-            moved.insert(one.key.run.clone());
         }
         Ok(is_all)
     }
@@ -139,24 +139,27 @@ impl Client {
     async fn move_found(
         &self,
         found: &Found,
+        older: &[Found],
         change: Change,
         running: &[RunningJob],
     ) -> Result<bool> {
         let ledger = self.ledger(&found.key).await?;
         let used = ledger.last().map_or(0, |last| last.used());
         let used = used.max(found.options.attempts_used.unwrap_or(0));
-        match state_of(found, &ledger, running, self.clock().now()) {
-            JobState::Running(running) => Err(Error::invalid(format!(
-                "job {} is running on {}: cancel it, or let it end",
-                found.key.id, running.worker
-            ))),
-            JobState::Scheduled(due) | JobState::BackingOff(due) => {
-                self.move_one(found, change, used, Some(due)).await
+        let was_due = match state_of(found, &ledger, running, self.clock().now()) {
+            JobState::Running(running) => {
+                return Err(Error::invalid(format!(
+                    "job {} is running on {}: cancel it, or let it end",
+                    found.key.id, running.worker
+                )));
             }
-            JobState::Waiting | JobState::Ended(_) => {
-                self.move_one(found, change, used, None).await
-            }
+            JobState::Scheduled(due) | JobState::BackingOff(due) => Some(due),
+            JobState::Waiting | JobState::Ended(_) => None,
+        };
+        for older in older {
+            self.delete_source(older).await?;
         }
+        self.move_one(found, change, used, was_due).await
     }
 
     /// Moves a job that is put off until `was_due`, or waits; `false` if it has moved meanwhile.
@@ -186,7 +189,12 @@ impl Client {
         };
         match due {
             None => self.put_on_lane(found, copy).await,
-            Some(due) if found.options.unique.is_none() => self.set_timer(found, copy, due).await,
+            Some(due) if found.options.unique.is_none() => {
+                // It wakes to see that it has expired, which counts until its first attempt.
+                let expiry = found.options.expires_at.filter(|expiry| used == 0 && *expiry < due);
+                let copy = JobCopy { run_after: expiry.map(|_| due), ..copy };
+                self.set_timer(found, copy, expiry.unwrap_or(due)).await
+            }
             Some(_) if used > 0 => Err(Error::invalid(format!(
                 "job {} is unique and has been tried: it stays on its lane until its next attempt",
                 found.key.id
@@ -198,31 +206,27 @@ impl Client {
     /// To its lane, at once.
     async fn put_on_lane(&self, found: &Found, copy: JobCopy<'_>) -> Result<bool> {
         let RecordKey { queue, kind, id, run } = found.key.clone();
-        let guard = guard_subject(self.namespace(), &queue, &kind, &id);
         let (headers, payload) = (copy.headers(), found.payload.clone());
         let job = Ready { queue, priority: copy.lane, kind, id, run, headers, payload };
         // Beside its living source, the source is what is expected there.
-        let sequence = match found.place {
-            Place::Lane => found.sequence,
-            Place::LaneWithoutId => 0,
-            Place::Timer(_) if copy.lane == found.priority => {
-                return self.put_timer_out(found, copy).await;
-            }
-            Place::Timer(_) | Place::Due => {
-                self.store_once(job).await?;
-                return self.delete_source(found).await;
-            }
-        };
-        let published = match self.publish(&job, Expect::LastOf { guard: &guard, sequence }).await?
-        {
-            // Another run of the id came after it, which may stand beside it.
-            Published::WrongLast(last) if last > sequence && found.options.unique.is_none() => {
-                match self.conn().by_sequence(&found.stream, found.sequence).await? {
-                    Some(_) => {
-                        self.publish(&job, Expect::LastOf { guard: &guard, sequence: last }).await?
-                    }
-                    None => return Ok(false),
-                }
+        match found.place {
+            Place::Lane => self.put_beside(found, &job, found.sequence).await,
+            Place::LaneWithoutId => self.put_beside(found, &job, 0).await,
+            Place::Timer(_) => self.put_timer_out(found, copy).await,
+            Place::Due => match self.store_promoted(job, found.sequence, Copied::Perhaps).await? {
+                Settled::Stored(_) => self.delete_source(found).await,
+                Settled::Before(_) | Settled::Duplicate(_) | Settled::BeingMoved => Ok(false),
+            },
+        }
+    }
+
+    /// Beside its source on a lane, which then goes.
+    async fn put_beside(&self, found: &Found, job: &Ready, sequence: u64) -> Result<bool> {
+        let guard = guard_subject(self.namespace(), &job.queue, &job.kind, &job.id);
+        let published = match self.publish(job, Expect::LastOf { guard: &guard, sequence }).await? {
+            // What has come after it may be another run of the id, which may stand beside it.
+            Published::WrongLast(last) if self.is_beside_another(found, last).await? => {
+                self.publish(job, Expect::LastOf { guard: &guard, sequence: last }).await?
             }
             published => published,
         };
@@ -232,26 +236,54 @@ impl Client {
         }
     }
 
+    /// Whether a job is on its lane still, and the message at `last` is another run's.
+    async fn is_beside_another(&self, found: &Found, last: u64) -> Result<bool> {
+        if last == 0 || self.conn().by_sequence(&found.stream, found.sequence).await?.is_none() {
+            return Ok(false);
+        }
+        let there = self.conn().by_sequence(&found.stream, last).await?;
+        let there = there.and_then(|there| self.read_waiting(&found.key.queue, there));
+        Ok(there.is_some_and(|there| there.key.run != found.key.run))
+    }
+
     /// A timer, put out at once: in one step.
     async fn put_timer_out(&self, found: &Found, copy: JobCopy<'_>) -> Result<bool> {
-        let guard = timer_subject(self.namespace(), found.priority, &found.key);
-        let (subject, headers) = copy.due_now(self.namespace());
-        let expect = Expect::LastOf { guard: &guard, sequence: found.sequence };
-        match self.conn().store(subject, &headers, found.payload.clone(), expect).await? {
-            Published::Stored(_) => Ok(true),
-            Published::WrongLast(_) | Published::InFlight => Ok(false),
+        let (subject, headers) = copy.due_now(self.namespace(), found.priority);
+        self.in_place_of(found, subject, &headers).await
+    }
+
+    /// To a timer: from another one in one step, from elsewhere by a copy.
+    async fn set_timer(&self, found: &Found, copy: JobCopy<'_>, due: Time) -> Result<bool> {
+        let ns = self.namespace();
+        match found.place {
+            Place::Timer(_) if copy.lane == found.priority => {
+                let (subject, headers) = copy.timer(ns, due);
+                self.in_place_of(found, subject, &headers).await
+            }
+            Place::Timer(_) => {
+                let (subject, headers) = copy.timer_instead(ns, due, found.priority);
+                let is_stored = self.in_place_of(found, subject, &headers).await?;
+                // A server before 2.14 leaves the old one there.
+                Ok(is_stored && self.delete_source(found).await?)
+            }
+            Place::Lane | Place::LaneWithoutId | Place::Due => {
+                let (subject, headers) = copy.timer(ns, due);
+                let stored =
+                    self.conn().store(subject, &headers, found.payload.clone(), Expect::Last(0));
+                match stored.await? {
+                    Published::Stored(_) => self.delete_source(found).await,
+                    Published::WrongLast(_) | Published::InFlight => Ok(false),
+                }
+            }
         }
     }
 
-    /// To a timer, from the lane or from another timer.
-    async fn set_timer(&self, found: &Found, copy: JobCopy<'_>, due: Time) -> Result<bool> {
-        let (subject, headers) = copy.timer(self.namespace(), due);
-        let is_in_place = matches!(found.place, Place::Timer(_)) && copy.lane == found.priority;
-        let expect = Expect::Last(if is_in_place { found.sequence } else { 0 });
-        match self.conn().store(subject, &headers, found.payload.clone(), expect).await? {
-            // A new timer in the old one's place is all it takes.
-            Published::Stored(_) if is_in_place => Ok(true),
-            Published::Stored(_) => self.delete_source(found).await,
+    /// Stores what takes the place of a timer, if that is still there.
+    async fn in_place_of(&self, timer: &Found, subject: String, headers: &Headers) -> Result<bool> {
+        let guard = timer_subject(self.namespace(), timer.priority, &timer.key);
+        let expect = Expect::LastOf { guard: &guard, sequence: timer.sequence };
+        match self.conn().store(subject, headers, timer.payload.clone(), expect).await? {
+            Published::Stored(_) => Ok(true),
             Published::WrongLast(_) | Published::InFlight => Ok(false),
         }
     }
@@ -262,12 +294,24 @@ impl Client {
     }
 }
 
-/// Whether the run is on a lane and among the timers at once: a worker is moving it.
-fn is_on_its_way(one: &Found, found: &[Found]) -> bool {
-    let is_on_lane = |found: &Found| match found.place {
-        Place::Lane | Place::LaneWithoutId => true,
-        Place::Timer(_) | Place::Due => false,
-    };
-    let elsewhere = |other: &Found| other.key == one.key && is_on_lane(other) != is_on_lane(one);
-    found.iter().any(elsewhere)
+/// The messages that hold a run.
+struct Holders {
+    youngest: Found,
+    /// What the youngest, or what lies between, was copied from.
+    older: Vec<Found>,
+}
+
+/// The runs among what was found, in its order.
+fn by_run(found: Vec<Found>) -> Vec<Holders> {
+    let mut runs: Vec<Holders> = Vec::new();
+    for one in found {
+        match runs.iter_mut().find(|holders| holders.youngest.key == one.key) {
+            None => runs.push(Holders { youngest: one, older: Vec::new() }),
+            Some(holders) if one.age() > holders.youngest.age() => {
+                holders.older.push(std::mem::replace(&mut holders.youngest, one));
+            }
+            Some(holders) => holders.older.push(one),
+        }
+    }
+    runs
 }

@@ -1,10 +1,7 @@
 //! Replacing a unique job that has not begun: its payload, its time, its priority.
 
-use crate::broker::{Expect, Published};
 use crate::client::{Client, JobHandle, NewJob};
 use crate::error::{Error, ErrorKind, Result};
-use crate::inspect::Found;
-use crate::wire::guard_subject;
 
 /// How often it is tried while others enqueue the same key.
 const TRIES: usize = 20;
@@ -30,33 +27,23 @@ impl Client {
             if !there.is_duplicate() {
                 return Ok(there);
             }
-            let running = self.running(there.queue()).await?;
-            if running.iter().any(|job| job.run == *there.run()) {
-                return Ok(there);
+            let (queue, kind, id) = (there.queue(), there.kind(), there.id());
+            // Whichever run of the id it is: beside one that runs no other may begin.
+            let running = self.running(queue).await?;
+            if let Some(it) = running.into_iter().find(|job| job.kind == *kind && job.id == *id) {
+                return Ok(there.of_run(it.run));
             }
-            let found = self.find(there.queue(), Some(there.kind()), there.id()).await?;
-            let Some(old) = found.into_iter().find(|found| found.key.run == *there.run()) else {
+            let found = self.find(queue, Some(kind), id).await?;
+            let Some(old) = found.iter().find(|found| found.key.run == *there.run()) else {
                 continue;
             };
-            if let Some(replaced) = self.put_in_place(&job, &old).await? {
+            if let Some(replaced) = self.store_beside(job.clone().finish()?, old.sequence).await? {
+                // With what others have left here who were killed before this.
+                self.cancel_runs(found, "replaced").await?;
                 return Ok(replaced);
             }
         }
         let message = "others enqueue the same key all the time: try again";
         Err(Error::new(ErrorKind::Unavailable, message))
-    }
-
-    /// Stores the new one beside the old, then ends the old; `None` if the old has moved.
-    async fn put_in_place(&self, job: &NewJob, old: &Found) -> Result<Option<JobHandle>> {
-        let new = job.clone().finish()?;
-        let guard = guard_subject(self.namespace(), &new.queue, &new.kind, &new.id);
-        let expect = Expect::LastOf { guard: &guard, sequence: old.sequence };
-        match self.publish(&new, expect).await? {
-            Published::Stored(sequence) => {
-                self.cancel_found(old, "replaced").await?;
-                Ok(Some(self.handle(&new, sequence)))
-            }
-            Published::WrongLast(_) | Published::InFlight => Ok(None),
-        }
     }
 }

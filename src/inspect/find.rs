@@ -3,8 +3,8 @@
 use bytes::Bytes;
 
 use crate::broker::{Start, Stored};
-use crate::client::Client;
-use crate::error::Result;
+use crate::client::{Age, Client};
+use crate::error::{Error, Result};
 use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue};
 use crate::wire::time::{self, Time};
@@ -16,9 +16,9 @@ use crate::wire::{
 pub(super) const ON_LANES: char = 'j';
 pub(super) const ON_TIMERS: char = 't';
 
-/// Messages of one id that are looked at.
-const MAX_OF_ID: usize = 256;
-const FROM_THE_START: Start = Start::Sequence(1);
+/// Messages of one id that are read at once, and in all.
+const PAGE: usize = 256;
+const MAX_OF_ID: usize = 10_000;
 
 /// An unfinished job, as a message that holds it.
 #[derive(Debug)]
@@ -51,6 +51,24 @@ pub(crate) enum Place {
 impl Found {
     pub(crate) fn enqueued_at(&self) -> Option<Time> {
         self.options.created_at.or(self.stored)
+    }
+
+    /// Whether it is on the timers stream.
+    pub(crate) fn is_timed(&self) -> bool {
+        match self.place {
+            Place::Timer(_) | Place::Due => true,
+            Place::Lane | Place::LaneWithoutId => false,
+        }
+    }
+
+    /// How old it is beside other messages of its run.
+    pub(crate) fn age(&self) -> Age {
+        match self.place {
+            Place::Lane | Place::LaneWithoutId => {
+                Age::on_lane(self.options.promoted, self.sequence)
+            }
+            Place::Timer(_) | Place::Due => Age::timed(self.sequence),
+        }
     }
 
     /// Its place in a list, as text.
@@ -96,9 +114,8 @@ impl Client {
         }
         let kind = kind.map_or("*", Kind::as_str);
         let lanes = format!("{ns}.jobs.{queue}.*.{kind}.{id}");
-        for stored in conn.batch(&stream, &lanes, FROM_THE_START, MAX_OF_ID).await?.messages {
-            found.extend(self.read_waiting(queue, stored));
-        }
+        let messages = self.all_of(id, &stream, &lanes).await?;
+        found.extend(messages.into_iter().filter_map(|stored| self.read_waiting(queue, stored)));
         Ok(found)
     }
 
@@ -112,16 +129,33 @@ impl Client {
         let mut found = Vec::new();
         for what in ["timers", "due"] {
             let subjects = timed_filter(what, self.namespace(), queue, kind, Some(id));
-            let batch = self.conn().batch(&stream, &subjects, FROM_THE_START, MAX_OF_ID).await?;
-            for stored in batch.messages {
-                found.extend(self.read_timer(queue, stored));
-            }
+            let messages = self.all_of(id, &stream, &subjects).await?;
+            found.extend(messages.into_iter().filter_map(|stored| self.read_timer(queue, stored)));
         }
         Ok(found)
     }
 
+    /// The messages of an id in one stream.
+    async fn all_of(&self, id: &JobId, stream: &str, subjects: &str) -> Result<Vec<Stored>> {
+        let (mut all, mut from) = (Vec::new(), 1);
+        loop {
+            let page = self.conn().batch(stream, subjects, Start::Sequence(from), PAGE).await?;
+            let Some(last) = page.messages.last() else { return Ok(all) };
+            from = last.sequence + 1;
+            all.extend(page.messages);
+            if page.is_last {
+                return Ok(all);
+            }
+            if all.len() >= MAX_OF_ID {
+                return Err(Error::invalid(format!(
+                    "more than {MAX_OF_ID} unfinished jobs have the id {id}: choose them by a filter"
+                )));
+            }
+        }
+    }
+
     /// A message of the jobs stream; one that no worker could take is told by what can be read.
-    pub(super) fn read_waiting(&self, queue: &Queue, stored: Stored) -> Option<Found> {
+    pub(crate) fn read_waiting(&self, queue: &Queue, stored: Stored) -> Option<Found> {
         let ns = self.namespace();
         let lane =
             stored.subject.strip_prefix(&format!("{ns}.jobs.{queue}."))?.split('.').next()?;

@@ -1,9 +1,11 @@
 //! The unfinished jobs of a queue, a page at a time.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use futures_util::future::{ready, try_join_all};
 use futures_util::stream::{self, Stream, TryStreamExt};
+use tokio::time::Instant;
 
 use super::find::{ON_LANES, ON_TIMERS};
 use super::state::{Moment, Stand};
@@ -16,6 +18,10 @@ use crate::token::{Kind, Queue};
 
 /// Messages read at once.
 const PAGE: usize = 1000;
+
+/// How long what the workers say is running is taken for so. They are not asked for each page, which
+/// would take longer than the page.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// Which jobs of a queue to list.
 #[derive(Clone, Debug, Default)]
@@ -93,8 +99,8 @@ impl Stretch {
 struct Walk {
     client: Client,
     filter: JobFilter,
-    /// Asked once: a list is of one moment.
-    moment: Option<Moment>,
+    /// Asked anew when it is too old.
+    moment: Option<(Instant, Moment)>,
     page: VecDeque<Stand>,
     next: Stretch,
 }
@@ -121,9 +127,9 @@ impl Walk {
     }
 
     async fn turn_page(&mut self) -> Result<()> {
-        let moment = match self.moment.take() {
-            Some(moment) => moment,
-            None => self.client.moment(&self.filter.queue).await?,
+        let (asked, moment) = match self.moment.take() {
+            Some((asked, moment)) if asked.elapsed() < MOMENT => (asked, moment),
+            Some(_) | None => (Instant::now(), self.client.moment(&self.filter.queue).await?),
         };
         let found = self.read_page().await?;
         let matching = found.into_iter().filter(|found| self.matches(found));
@@ -131,7 +137,7 @@ impl Walk {
         let wanted = self.filter.state.as_deref();
         let in_state = |job: &Stand| wanted.is_none_or(|state| state == job.state.as_str());
         self.page.extend(jobs.into_iter().filter(in_state));
-        self.moment = Some(moment);
+        self.moment = Some((asked, moment));
         Ok(())
     }
 

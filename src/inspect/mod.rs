@@ -15,7 +15,7 @@ pub(crate) use self::find::{Found, Place};
 pub use self::list::JobFilter;
 pub use self::state::JobState;
 use self::state::Moment;
-pub(crate) use self::state::state_of;
+pub(crate) use self::state::{Stand, state_of};
 use crate::broker::Start;
 use crate::client::{Client, JobEvent};
 use crate::error::{Error, ErrorKind, Result};

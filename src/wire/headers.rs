@@ -14,6 +14,8 @@ pub(crate) mod name {
     pub(crate) const TAGS: &str = "Tidemill-Tags";
     pub(crate) const SCHEMA: &str = "Tidemill-Schema";
     pub(crate) const PROTOCOL: &str = "Tidemill-Protocol";
+    /// The sequence of the due message that a job was put back on its lane from.
+    pub(crate) const PROMOTED: &str = "Tidemill-Promoted";
     /// On dead letters only.
     pub(crate) const DEAD: &str = "Tidemill-Dead";
     /// On cron entries only.

@@ -29,6 +29,8 @@ pub(crate) struct JobHeaders {
     pub(crate) created_at: Option<Time>,
     pub(crate) tags: Vec<String>,
     pub(crate) schema: Option<u32>,
+    /// The sequence of the due message that it was put back on its lane from.
+    pub(crate) promoted: Option<u64>,
 }
 
 /// When a job may run: at a time, or some time after it was stored.
@@ -93,6 +95,7 @@ impl JobHeaders {
             tags: one(headers, name::TAGS, "at most 32 tokens with commas between", tags)?
                 .unwrap_or_default(),
             schema: one(headers, name::SCHEMA, "a whole number", number)?,
+            promoted: one(headers, name::PROMOTED, "a sequence", number)?,
         })
     }
 }
@@ -180,6 +183,7 @@ mod tests {
             ("Tidemill-Created-At", "2026-12-01T08:00:00.123Z"),
             ("Tidemill-Tags", "a, b"),
             ("Tidemill-Schema", "3"),
+            ("Tidemill-Promoted", "1764576000000000"),
         ])
         .expect("valid");
         assert_eq!(headers.run.as_ref().map(RunId::as_str), Some("0190"));
@@ -190,6 +194,7 @@ mod tests {
         assert_eq!(headers.unique, Some(Unique::For(Duration::from_secs(60))));
         assert_eq!(headers.tags, ["a", "b"]);
         assert_eq!(headers.schema, Some(3));
+        assert_eq!(headers.promoted, Some(1_764_576_000_000_000));
     }
 
     #[test]
@@ -205,6 +210,7 @@ mod tests {
             ("Tidemill-Run", "_"),
             ("Tidemill-Tags", "a,,b"),
             ("Tidemill-Unique", "yes"),
+            ("Tidemill-Promoted", "soon"),
             ("Tidemill-Created-At", "2026-13-01T00:00:00Z"),
         ];
         for (name, value) in table {

@@ -27,7 +27,7 @@ pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, 
 pub(crate) use records::{Record, parse_record};
 pub(crate) use subject::{
     RecordKey, RecordKind, events_subject, guard_subject, job_subject, parse_due, parse_timed,
-    record_filter, record_subject, timed_filter, timer_subject,
+    record_filter, record_subject, timed_filter, timed_run_filter, timer_subject,
 };
 pub(crate) use timer::JobCopy;
 

@@ -132,6 +132,12 @@ pub(crate) fn timed_filter(
     format!("{ns}.{what}.{queue}.*.{kind}.{id}.*")
 }
 
+/// All that the timers stream may hold of one run: its timer on any lane, or what that has put out.
+pub(crate) fn timed_run_filter(ns: &Namespace, key: &RecordKey) -> String {
+    let RecordKey { queue, kind, id, .. } = key;
+    format!("{ns}.*.{queue}.*.{kind}.{id}.{}", key.run_token())
+}
+
 /// Reads the subject of a timer that is due.
 pub(crate) fn parse_due(ns: &Namespace, subject: &str) -> Option<(Priority, RecordKey)> {
     parse_timed("due", ns, subject)

@@ -47,11 +47,28 @@ impl JobCopy<'_> {
         (timer_subject(ns, self.lane, self.key), headers)
     }
 
-    /// The subject and the headers that put the copy out now, and take away the timer that it is of.
-    pub(crate) fn due_now(&self, ns: &Namespace) -> (String, Headers) {
+    /// The same, and in the same step the run's timer on lane `old` is taken away.
+    pub(crate) fn timer_instead(
+        &self,
+        ns: &Namespace,
+        due: Time,
+        old: Priority,
+    ) -> (String, Headers) {
+        let (subject, mut headers) = self.timer(ns, due);
+        self.take_away(ns, old, &mut headers);
+        (subject, headers)
+    }
+
+    /// The subject and the headers that put the copy out now, and take away the run's timer on lane
+    /// `old`, which it is of.
+    pub(crate) fn due_now(&self, ns: &Namespace, old: Priority) -> (String, Headers) {
         let mut headers = self.headers();
-        headers.set(name::SCHEDULER, timer_subject(ns, self.lane, self.key));
-        headers.set(name::SCHEDULE_NEXT, "purge");
+        self.take_away(ns, old, &mut headers);
         (due_subject(ns, self.lane, self.key), headers)
+    }
+
+    fn take_away(&self, ns: &Namespace, old: Priority, headers: &mut Headers) {
+        headers.set(name::SCHEDULER, timer_subject(ns, old, self.key));
+        headers.set(name::SCHEDULE_NEXT, "purge");
     }
 }

@@ -10,6 +10,7 @@ use super::Shared;
 use super::job::Work;
 use super::settle::Word;
 use crate::broker::{Expect, Published};
+use crate::client::Age;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::JobCopy;
 use crate::wire::time;
@@ -43,6 +44,10 @@ fn how(delay: Duration, is_unique: bool, park_over: Duration) -> PutOff {
 impl Shared {
     /// Puts a job off that has used `used` attempts; what is left to tell the broker.
     pub(super) async fn put_off(&self, work: &Work, delay: Duration, used: u32) -> Result<Word> {
+        // That is on record already, and its timer would stay until it is due.
+        if self.cancelled.contains(&work.key) {
+            return Ok(Word::Ack);
+        }
         match how(delay, work.options.unique.is_some(), self.park_over) {
             PutOff::Nak(delay) => Ok(Word::Nak(delay)),
             PutOff::Park => match self.park(work, delay, used).await {
@@ -57,7 +62,9 @@ impl Shared {
         }
     }
 
-    /// Sets a timer. One that stands already was set for the same run before a crash.
+    /// Sets a timer. One that stands already and is younger than the job was set for the same run
+    /// before a crash; one that is older, left by another, gives way: who found it might take it away
+    /// in favour of the job.
     async fn park(&self, work: &Work, delay: Duration, used: u32) -> Result<()> {
         let due = time::after(self.clock.now(), delay);
         // The timer's word is final, unless it only wakes the job to see that it has expired.
@@ -71,14 +78,31 @@ impl Shared {
             run_after: run_after.filter(|later| used == 0 && *later > due),
         };
         let (subject, headers) = copy.timer(&self.namespace, due);
-        let stored = self.conn.store(subject, &headers, work.payload.clone(), Expect::Last(0));
-        match stored.await? {
-            Published::Stored(_) | Published::WrongLast(_) => Ok(()),
-            // Whoever sets it may fail: it is tried again.
-            Published::InFlight => {
-                Err(Error::new(ErrorKind::Unknown, "somebody else is setting the timer"))
+        let age = Age::on_lane(work.options.promoted, work.sequence);
+        let mut expected = 0;
+        loop {
+            let expect = Expect::Last(expected);
+            let stored = self.conn.store(subject.clone(), &headers, work.payload.clone(), expect);
+            match stored.await? {
+                Published::Stored(timer) => return self.unless_cancelled(work, timer).await,
+                Published::WrongLast(there) if Age::timed(there) > age => return Ok(()),
+                Published::WrongLast(older) if older != expected => expected = older,
+                // Whoever sets it may fail: it is tried again.
+                Published::WrongLast(_) | Published::InFlight => {
+                    let message = "somebody else is setting the timer";
+                    return Err(Error::new(ErrorKind::Unknown, message));
+                }
             }
         }
+    }
+
+    /// Takes a timer away again whose run was cancelled while it was set.
+    async fn unless_cancelled(&self, work: &Work, timer: u64) -> Result<()> {
+        if self.cancelled.contains(&work.key) {
+            let stream = &self.queues[work.lane.queue].streams.timers;
+            self.conn.delete(stream, timer).await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,26 @@
 //! Promoting: timers that are due, and what cron entries put out, go to their lanes. Any worker of the
 //! queue does it; there is no leader.
 //!
-//! A job is published to its lane under the guard that lets a run in once, and the timer is acked
-//! when that is certain. Killed between the two, the next promoter finds the run there, or its
-//! completion, and only acks.
+//! A job is published to its lane under the guard of its id, and the due message is acked when the run
+//! is certain to be held by something younger than that message, or to have ended. What is younger is
+//! told by `Tidemill-Promoted`, by which a promoted job names the due message it was copied from: a
+//! look at time, or at the run alone, would not do. Whoever sets a timer, a worker or a client, stores
+//! it first and takes the source off its lane after that, however much later; so a due message may
+//! find on the lane:
+//!
+//! - nothing: the job is published.
+//! - the source, because who set the timer is slow or was killed. It is older and proves nothing: acked
+//!   for it, the last copy would go with the source. The due message is given back for a while, until
+//!   the source is taken away, or, where nobody does, is run: then the run has ended, or is on a timer
+//!   again, which is younger, and the due message is acked.
+//! - its own copy, of a promoter that was killed or cut off before it acked: acked. That copy may also
+//!   have been moved to another lane (it keeps the header), have failed and been parked (that timer is
+//!   younger), been put out again and promoted (that names a younger message), or have ended.
+//!
+//! Everybody else goes by the same order. A job is acked in favour of a timer that stands already only
+//! if that timer is younger, see `park`; an operator's verb takes away the older of two, see
+//! `control::rearrange`. So of all that hold a run the youngest is never taken away for another, only
+//! for a completion, whoever is killed in between.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +30,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use crate::broker::{Delivery, Expect, Pulled, Puller};
-use crate::client::Ready;
+use crate::client::{Copied, Ready, Settled};
 use crate::error::Result;
 use crate::topology::DUE;
 use crate::wire::time::Time;
@@ -35,6 +52,10 @@ const TRY_AGAIN_SPREAD: Duration = Duration::from_secs(29);
 
 /// What is on the timers' subjects and cannot be read is left for a person, and looked at rarely.
 const UNREADABLE: Duration = Duration::from_secs(3600);
+
+/// How soon to look again for the source of a timer: at first, and where that is being run.
+const SOURCE_IS_THERE: Duration = Duration::from_secs(1);
+const SOURCE_STAYS: Duration = Duration::from_secs(30);
 
 /// How long what is under way when fetching stops may take to come in.
 const LAST_ARRIVALS: Duration = Duration::from_secs(2);
@@ -156,6 +177,18 @@ struct Out {
     /// Where it is of a cron entry.
     firing: Option<Firing>,
     at: Time,
+    sequence: u64,
+    delivered: u64,
+}
+
+/// What became of what was due.
+enum Promotion {
+    /// It is on its lane, or further.
+    Done,
+    /// What its timer was set from is still on a lane.
+    BeingMoved,
+    /// Another run of its unique id is there.
+    KeptOut,
 }
 
 impl Shared {
@@ -166,31 +199,50 @@ impl Shared {
             return ack.nak_confirmed(&self.conn, UNREADABLE).await;
         };
         let id = out.job.id.clone();
-        let stored = timeout(LIMIT, self.client.store_once(out.job)).await;
-        let problem = match (stored, &out.firing) {
-            (Ok(Ok(job)), Some(firing)) => {
-                match self.note(firing, out.at, job.is_duplicate()).await {
-                    Ok(()) => return ack.ack_confirmed(&self.conn).await,
-                    Err(error) => error.to_string(),
-                }
-            }
+        let delivered = out.delivered;
+        let problem = match timeout(LIMIT, self.put_on_lane(out)).await {
             // Acked for certain: a timer that came again after its run had been parked anew would
-            // bring that run back too early.
-            (Ok(Ok(job)), None) if !job.is_duplicate() => {
-                return ack.ack_confirmed(&self.conn).await;
+            // cost a look.
+            Ok(Ok(Promotion::Done)) => return ack.ack_confirmed(&self.conn).await,
+            Ok(Ok(Promotion::BeingMoved)) => {
+                tracing::debug!(job = %id, "what a timer was set from is still on its lane");
+                let times = u32::try_from(delivered).unwrap_or(u32::MAX);
+                let delay = SOURCE_IS_THERE.saturating_mul(times).min(SOURCE_STAYS);
+                return ack.nak_confirmed(&self.conn, delay).await;
             }
-            (Ok(Ok(_)), None) => "another job of its unique key is in the queue".to_owned(),
-            (Ok(Err(error)), _) => error.to_string(),
-            (Err(_), _) => format!("no answer within {LIMIT:?}"),
+            Ok(Ok(Promotion::KeptOut)) => {
+                "another job of its unique key is in the queue".to_owned()
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {LIMIT:?}"),
         };
         tracing::warn!(job = %id, problem, "a timer cannot be promoted yet");
         let delay = TRY_AGAIN + TRY_AGAIN_SPREAD.mul_f64(fastrand::f64());
         ack.nak_confirmed(&self.conn, delay).await
     }
 
+    async fn put_on_lane(&self, out: Out) -> Result<Promotion> {
+        let Out { job, firing, at, sequence, delivered } = out;
+        if let Some(firing) = firing {
+            let stored = self.client.store_once(job).await?;
+            self.note(&firing, at, stored.is_duplicate()).await?;
+            return Ok(Promotion::Done);
+        }
+        // That is on record already, and whoever cancelled it looks for what is left of it.
+        if self.cancelled.contains(&job.key()) {
+            return Ok(Promotion::Done);
+        }
+        let copied = if delivered > 1 { Copied::Perhaps } else { Copied::Never };
+        Ok(match self.client.store_promoted(job, sequence, copied).await? {
+            Settled::Stored(_) | Settled::Before(_) => Promotion::Done,
+            Settled::Duplicate(_) => Promotion::KeptOut,
+            Settled::BeingMoved => Promotion::BeingMoved,
+        })
+    }
+
     /// The job in what has come out; `None` if there is none.
     fn read_out(&self, delivery: Delivery) -> Option<Out> {
-        let Delivery { subject, headers, payload, sequence, stored: at, .. } = delivery;
+        let Delivery { subject, headers, payload, sequence, delivered, stored: at, .. } = delivery;
         let Some((priority, timer)) = parse_due(&self.namespace, &subject) else {
             tracing::warn!(subject, "what is due there is no job");
             return None;
@@ -206,7 +258,7 @@ impl Shared {
         };
         let RecordKey { queue, kind, id, run } = key;
         let job = Ready { queue, priority, kind, id, run, headers, payload };
-        Some(Out { job, firing, at })
+        Some(Out { job, firing, at, sequence, delivered })
     }
 
     /// Notes the last firing of a cron entry: for people to see, and for `catch_up`.

@@ -12,11 +12,12 @@ async fn a_broker_of_ones_own_is_measured_and_left_as_it_was() {
     let measured = mill.json(&bench(&[]));
     let scenarios: Vec<&str> =
         measured.iter().map(|figures| figures["scenario"].as_str().expect("text")).collect();
-    assert_eq!(scenarios, ["drain", "enqueue", "enqueue", "latency", "latency"]);
+    let expected = ["drain", "enqueue", "enqueue", "enqueue", "latency", "latency"];
+    assert_eq!(scenarios, expected);
     for figures in &measured {
         assert!(figures["jobs_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{figures}");
     }
-    let latency = &measured[4]["latency"];
+    let latency = &measured[5]["latency"];
     assert!(latency["p50_us"].as_u64() <= latency["max_us"].as_u64(), "{latency}");
     assert!(mill.json(&["queue", "ls"]).is_empty(), "its queue is gone");
     mill.ok(&["enqueue", "bench", "any"]);
@@ -33,4 +34,29 @@ fn without_a_word_it_measures_a_private_broker() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     assert!(said.contains("drain") && said.contains("broker CPU"), "{said}");
+}
+
+#[tokio::test]
+async fn every_load_is_measured() {
+    let mill = Mill::start().await;
+    let loads = ["steady", "priority", "retry-storm", "backlog", "scale", "timers"];
+    let sizes = ["--connected", "--jobs", "300", "--rate", "1000", "--waiting", "100,1000"];
+    let more = ["--processes", "1,2", "--concurrency", "8"];
+    let measured = mill.json(&[&["bench"][..], &loads, &sizes, &more].concat());
+    let figures = |of: &str| {
+        let all = measured.iter().filter(|figures| figures["scenario"] == of).collect::<Vec<_>>();
+        assert_eq!(all.len(), if of == "retry-storm" { 1 } else { 2 }, "{of}: {measured:?}");
+        all
+    };
+    for load in loads {
+        for figures in figures(load) {
+            assert!(figures["jobs_per_second"].as_f64().is_some_and(|rate| rate > 0.0), "{load}");
+            assert!(figures["rss_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{load}");
+        }
+    }
+    for compared in ["priority", "backlog", "scale"] {
+        assert!(figures(compared)[1]["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0));
+    }
+    assert_eq!(figures("timers")[1]["of"], "due at once, 0 early");
+    assert!(mill.json(&["queue", "ls"]).is_empty(), "its queue is gone");
 }

@@ -181,3 +181,52 @@ async fn progress_and_log_lines_are_told_while_it_runs() {
     assert!(code == Some(0) && heard.contains("done"), "{heard}");
     running.drain().await;
 }
+
+/// The most memory that a program has taken, in KiB, when it has printed all that it prints.
+#[cfg(target_os = "linux")]
+fn peak_memory(mut command: std::process::Command, lines: usize) -> u64 {
+    use std::io::BufRead;
+
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("starts");
+    let out = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    let status = format!("/proc/{}/status", child.id());
+    let (mut seen, mut peak) = (0, 0);
+    for line in out.lines() {
+        line.expect("text");
+        seen += 1;
+        if seen % 1000 == 0 {
+            // It is gone when it has written the last lines.
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            peak = peak.max(number.unwrap_or(0));
+        }
+    }
+    assert!(child.wait().expect("ends").success());
+    assert!(seen >= lines, "{seen} lines");
+    peak
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_long_list_takes_no_more_memory_than_a_short_one() {
+    const JOBS: u64 = 100_000;
+    let mill = Mill::start().await;
+    let options = ConnectOptions::new(mill.broker.url()).expect("a URL");
+    let client = Client::connect(options).await.expect("connects");
+    for chunk in 0..JOBS / 10_000 {
+        let job = |n| tidemill::NewJob::raw("any", format!("{{\"n\":{}}}", chunk * 10_000 + n));
+        for stored in client.enqueue_many((0..10_000).map(job)).await {
+            stored.expect("stored");
+        }
+    }
+    for json in [&["--json"][..], &[]] {
+        let list = |count: u64| {
+            let limit = count.to_string();
+            let command = mill.command(&[&["job", "ls", "--limit", &limit], json].concat());
+            peak_memory(command, usize::try_from(count).expect("small"))
+        };
+        let (short, long) = (list(5_000), list(JOBS));
+        assert!(long < short + 20 * 1024, "{json:?}: {short} KiB, {long} KiB");
+    }
+}

@@ -6,8 +6,9 @@ use tidemill::{
     Client, ConnectOptions, JobContext, JobError, NewJob, Priority, Queue, QueueConfig, Status,
 };
 
+use crate::proxy::Proxy;
 use crate::support::{
-    Mill, Numbered, completion, eventually, lane_counts, numbered, stream_messages,
+    Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages,
 };
 
 const JOBS: &str = "TIDEMILL_JOBS_default";
@@ -115,4 +116,95 @@ async fn a_lost_answer_is_resolved_by_looking() {
         let there = String::from_utf8_lossy(&there.payload).into_owned();
         assert!(there.contains(job.id().as_str()), "{there}");
     }
+}
+
+const COMMIT: &str = "Nats-Batch-Commit";
+
+async fn behind(proxy: &Proxy) -> Client {
+    let options = ConnectOptions::new(proxy.url()).expect("a URL");
+    let options = options.request_timeout(Duration::from_secs(1));
+    Client::connect(options).await.expect("connects")
+}
+
+#[tokio::test]
+async fn a_batch_is_there_once_whether_the_commit_or_its_answer_is_lost() {
+    let mill = Mill::start().await;
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let client = behind(&proxy).await;
+    let nats = mill.nats().await;
+    let jobs = || (0..20).map(|n| NewJob::new(&numbered(n)));
+
+    proxy.lose_answer_to(COMMIT);
+    let handles = client.enqueue_all(jobs()).await.expect("found");
+    proxy.met().await;
+    assert_eq!(stream_messages(&nats, JOBS).await, 20);
+    assert!(handles.iter().all(|job| job.sequence().is_none()), "nobody told");
+    for job in &handles {
+        mill.client.job(job.queue(), None, job.id()).await.expect("there");
+    }
+
+    proxy.hold(COMMIT);
+    let sent = tokio::spawn(async move { client.enqueue_all(jobs()).await });
+    proxy.met().await;
+    proxy.cut();
+    let handles = sent.await.expect("no panic").expect("stored");
+    assert_eq!(stream_messages(&nats, JOBS).await, 40);
+    assert!(handles.iter().all(|job| job.sequence().is_some()), "told when it was sent again");
+}
+
+#[tokio::test]
+async fn a_batch_whose_answer_is_lost_is_found_wherever_its_jobs_are() {
+    let mill = Mill::start().await;
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let client = behind(&proxy).await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async { Ok::<_, JobError>(()) }
+    };
+    let worker = mill.worker().park_over(Duration::from_millis(500)).handle(handler);
+    let running = worker.build().expect("valid").start().await.expect("starts");
+    let chosen = |n: u64| NewJob::new(&numbered(n)).id("order-17");
+    let delay = Duration::from_secs(4);
+    let batches: [Vec<NewJob>; 3] = [
+        // The first is parked, the second waits for ever.
+        vec![NewJob::new(&numbered(0)).delay(delay), NewJob::raw("unknown", "{}")],
+        // The first is done.
+        vec![NewJob::new(&numbered(1)), NewJob::raw("unknown", "{}")],
+        // None has an id of its own, and another run of its id comes after it.
+        vec![chosen(2)],
+    ];
+    let mut firsts = Vec::new();
+    for batch in batches {
+        proxy.lose_answer_to(COMMIT);
+        let client = client.clone();
+        let sent = tokio::spawn(async move { client.enqueue_all(batch).await });
+        proxy.met().await;
+        mill.client.enqueue(chosen(3).delay(delay)).await.expect("stored");
+        let handles = sent.await.expect("no panic").expect("found");
+        firsts.push(handles.into_iter().next().expect("one"));
+    }
+    for job in &firsts {
+        assert_eq!(completion(job).await.status, Status::Done);
+    }
+    let mut all = seen.wait_for(6).await;
+    all.sort_unstable();
+    assert_eq!(all, [0, 1, 2, 3, 3, 3], "each once");
+    assert_eq!(stream_messages(&mill.nats().await, JOBS).await, 2, "the unknown ones");
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_free_in_a_moment_keeps_no_batch_out() {
+    let mill = Mill::start().await;
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    for n in 0..100 {
+        let job = || NewJob::new(&numbered(n)).unique("again");
+        let handles = mill.client.enqueue_all([job(), NewJob::new(&numbered(n))]).await;
+        let handles = handles.unwrap_or_else(|error| panic!("the {n}th: {error}"));
+        assert_eq!(completion(&handles[0]).await.status, Status::Done);
+    }
+    running.drain().await;
 }

@@ -8,6 +8,7 @@ use tidemill::{
     NewJob, Priority, Queue, RetryPolicy, Status,
 };
 
+use crate::proxy::Proxy;
 use crate::support::{
     Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages,
 };
@@ -106,6 +107,8 @@ async fn what_waits_or_is_timed_is_gone_with_a_completion_and_right_counts() {
         assert_eq!(done.reason.as_deref(), Some("not wanted"));
         assert_eq!(cancel(&mill, job).await, [Status::Cancelled], "repeating it is harmless");
     }
+    assert_eq!(Some(completion(&waiting).await.seq), waiting.sequence());
+    assert_eq!(completion(&timed).await.seq, 0, "it was on no lane");
     let by_sequence = mill.client.cancel(&Queue::default(), None, &plain, "no").await.expect("ok");
     assert_eq!(by_sequence[0].status, Status::Cancelled);
     for lane in ["normal", "low"] {
@@ -226,4 +229,78 @@ async fn what_a_filter_leaves_is_cancelled_however_many() {
     let again: Vec<Cancellation> =
         mill.client.cancel_all(filter, "again").try_collect().await.expect("nothing to do");
     assert!(again.is_empty());
+}
+
+async fn put_by_hand(nats: &async_nats::Client, subject: String, headers: &[(&str, String)]) {
+    let mut map = async_nats::HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, value.as_str());
+    }
+    let answer = nats.request_with_headers(subject, map, "{}".into()).await.expect("an answer");
+    let text = String::from_utf8_lossy(&answer.payload).into_owned();
+    assert!(text.contains("\"seq\""), "{text}");
+}
+
+/// As a worker does it that has the job in its hands.
+async fn park_by_hand(nats: &async_nats::Client, job: &JobHandle) {
+    let at = |what: &str| format!("tidemill.{what}.default.normal.numbered.{}._", job.id());
+    let run = ("Tidemill-Run", job.run().to_string());
+    let target = ("Nats-Schedule-Target", at("due"));
+    let schedule = ("Nats-Schedule", "@at 2099-01-01T00:00:00Z".to_owned());
+    put_by_hand(nats, at("timers"), &[run, target, schedule]).await;
+}
+
+#[tokio::test]
+async fn what_is_moved_while_it_is_cancelled_is_gone_from_everywhere() {
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let client = proxy.client().await;
+    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    proxy.hold("STREAM.MSG.DELETE");
+    let (queue, id) = (job.queue().clone(), job.id().clone());
+    let cancelling = tokio::spawn(async move { client.cancel(&queue, None, &id, "no").await });
+    proxy.met().await;
+    park_by_hand(&nats, &job).await;
+    proxy.release();
+    let cancelled = cancelling.await.expect("no panic").expect("cancelled");
+    assert_eq!(cancelled.len(), 1);
+    for stream in ["TIDEMILL_JOBS_default", "TIDEMILL_TIMERS_default"] {
+        assert_eq!(stream_messages(&nats, stream).await, 0, "{stream}");
+    }
+    assert_eq!(mill.client.unfinished(job.queue()).await.expect("counted"), 0);
+}
+
+#[tokio::test]
+async fn all_runs_of_an_id_are_cancelled_however_many() {
+    const RUNS: u64 = 600;
+    let mill = Mill::start().await;
+    let jobs = (0..RUNS).map(|n| NewJob::new(&numbered(n)).id("order-17"));
+    let mut first = None;
+    for stored in mill.client.enqueue_many(jobs).await {
+        first.get_or_insert(stored.expect("stored"));
+    }
+    let cancelled = cancel(&mill, &first.expect("many")).await;
+    assert_eq!(cancelled.len() as u64, RUNS);
+    assert_eq!(stream_messages(&mill.nats().await, "TIDEMILL_JOBS_default").await, 0);
+}
+
+#[tokio::test]
+async fn a_filter_finds_what_is_promoted_behind_its_back() {
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let client = proxy.client().await;
+    // The lanes were looked at when it comes there.
+    proxy.hold("DIRECT.GET.TIDEMILL_TIMERS_default");
+    let began = client.cancel_all(JobFilter::queue(Queue::default()), "no");
+    let cancelling = tokio::spawn(began.try_collect::<Vec<Cancellation>>());
+    let created = chrono::Utc::now() - chrono::TimeDelta::seconds(60);
+    proxy.met().await;
+    let subject = "tidemill.jobs.default.normal.numbered.late".to_owned();
+    put_by_hand(&nats, subject, &[("Tidemill-Created-At", created.to_rfc3339())]).await;
+    proxy.release();
+    let cancelled = cancelling.await.expect("no panic").expect("cancels");
+    assert_eq!(cancelled.len(), 1);
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 0);
 }

@@ -9,6 +9,7 @@ use tidemill::{
     RetryPolicy, Running, Status,
 };
 
+use crate::proxy::Proxy;
 use crate::support::{Mill, Numbered, completion, eventually, numbered, stream_messages};
 
 /// A worker whose handler fails as long as it is told to.
@@ -138,4 +139,28 @@ async fn while_there_is_no_room_for_letters_jobs_wait_to_be_buried() {
     .await;
     assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "it is not lost");
     running.drain().await;
+}
+
+#[tokio::test]
+async fn a_retry_that_is_killed_is_not_doubled_by_the_next_whatever_came_between() {
+    let mill = Mill::start().await;
+    let running = moody(&mill, &Arc::new(AtomicBool::new(true))).await;
+    let job = || NewJob::new(&numbered(1)).id("order-17");
+    let buried = mill.client.enqueue(job()).await.expect("stored");
+    assert_eq!(completion(&buried).await.status, Status::Dead);
+    running.drain().await;
+    let letter = letters(&mill, all()).await.pop().expect("one");
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let client = proxy.client().await;
+    proxy.hold("STREAM.MSG.DELETE");
+    let same = letter.clone();
+    let retrying = tokio::spawn(async move { client.retry_dead(&same).await });
+    proxy.met().await;
+    retrying.abort();
+    proxy.cut();
+    // Another run of its id, of which its guard tells first.
+    mill.client.enqueue(job()).await.expect("stored");
+    mill.client.retry_dead(&letter).await.expect("there");
+    assert_eq!(stream_messages(&mill.nats().await, "TIDEMILL_JOBS_default").await, 2);
+    assert!(letters(&mill, all()).await.is_empty());
 }

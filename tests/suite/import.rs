@@ -66,3 +66,34 @@ async fn while_the_broker_is_away_it_goes_on_trying() {
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
     assert_eq!(stream_messages(&mill.nats().await, "TIDEMILL_JOBS_default").await, JOBS);
 }
+
+#[tokio::test]
+async fn lines_of_one_id_are_put_in_again_without_doubling_any() {
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    let import = mill.client.import("orders").expect("a name");
+    let lines = || (0..5).map(|n| (n, NewJob::new(&numbered(n)).id("order-17")));
+    for outcome in import.put(lines()).await {
+        outcome.expect("stored");
+    }
+    // One of them is on a timer by now.
+    let later = Duration::from_secs(3600);
+    let parked = [(5, NewJob::new(&numbered(5)).delay(later))];
+    for outcome in import.put(parked.clone()).await {
+        outcome.expect("stored");
+    }
+    let nobodys = tidemill::Handler::raw("other", |_, _| async { Ok(None) });
+    let worker = mill.worker().handler(nobodys).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    eventually("it is parked", || async {
+        (stream_messages(&nats, "TIDEMILL_TIMERS_default").await == 1).then_some(())
+    })
+    .await;
+    running.drain().await;
+    let again = import.uncertain_below(6);
+    for outcome in again.put(lines().chain(parked)).await {
+        outcome.expect("there");
+    }
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 5);
+    assert_eq!(stream_messages(&nats, "TIDEMILL_TIMERS_default").await, 1);
+}

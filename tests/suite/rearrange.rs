@@ -9,7 +9,7 @@ use tidemill::{
 };
 
 use crate::support::{
-    Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages, until,
+    Mill, Numbered, Seen, completion, eventually, lane_counts, numbered, stream_messages,
 };
 
 const TIMERS: &str = "TIDEMILL_TIMERS_default";
@@ -121,7 +121,7 @@ async fn several_waiting_runs_of_one_id_change_their_lane() {
 
 /// A worker that parks a job stores the timer and then acks the source; in between, both are there.
 #[tokio::test]
-async fn a_job_that_is_being_parked_is_moved_when_it_has_arrived() {
+async fn a_job_that_is_being_parked_is_moved_as_if_it_had_arrived() {
     let mill = Mill::start().await;
     let seen = Seen::default();
     let running = noting(&mill, &seen).await;
@@ -129,18 +129,16 @@ async fn a_job_that_is_being_parked_is_moved_when_it_has_arrived() {
     running.drain().await;
     let nats = mill.nats().await;
     let subject = format!("tidemill.jobs.default.normal.numbered.{}", job.id());
-    let source = nats.request(subject, r#"{"n":1}"#.into()).await.expect("stored");
-    let source: serde_json::Value = serde_json::from_slice(&source.payload).expect("JSON");
+    nats.request(subject, r#"{"n":1}"#.into()).await.expect("stored");
 
-    let (client, queue, id) = (mill.client.clone(), job.queue().clone(), job.id().clone());
-    let moving = tokio::spawn(async move { client.run_now(&queue, None, &id).await });
-    until(Instant::now() + Duration::from_millis(300)).await;
-    assert!(!moving.is_finished(), "it waits");
-    assert_eq!(stream_messages(&nats, TIMERS).await, 1, "and leaves the timer alone");
-    let delete = serde_json::json!({ "seq": source["seq"] }).to_string();
-    let delete_subject = "$JS.API.STREAM.MSG.DELETE.TIDEMILL_JOBS_default";
-    nats.request(delete_subject, delete.into()).await.expect("deleted");
-    assert_eq!(moving.await.expect("no panic").expect("moved"), 1);
+    let later = Utc::now() + TimeDelta::hours(2);
+    let moved = mill.client.reschedule(job.queue(), None, job.id(), later).await;
+    assert_eq!(moved.expect("moved"), 1);
+    assert_eq!(lane_counts(&nats, "default", "normal").await, (0, 0), "the source has gone");
+    assert!(
+        matches!(state(&mill, &job).await, JobState::Scheduled(due) if due > later - TimeDelta::seconds(1))
+    );
+    assert_eq!(mill.client.run_now(job.queue(), None, job.id()).await.expect("moved"), 1);
 
     let running = noting(&mill, &seen).await;
     assert_eq!(completion(&job).await.status, Status::Done);
@@ -233,6 +231,90 @@ async fn a_job_that_backs_off_runs_now_with_its_next_attempt() {
         (stream_messages(&nats, "TIDEMILL_JOBS_default").await == 0).then_some(())
     })
     .await;
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_parked_job_that_backs_off_runs_now_or_sooner_with_its_next_attempt() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = Handler::new(move |job: Numbered, context: JobContext| {
+        note.push((job.n, context.attempt()));
+        let attempt = context.attempt();
+        async move { if attempt == 1 { Err(JobError::failed("once")) } else { Ok(()) } }
+    });
+    let policy = RetryPolicy::new(3, Backoff::fixed(HOUR));
+    let running = mill.worker().handler(handler.retry(policy)).build().expect("valid");
+    let running = running.start().await.expect("starts");
+    let nats = mill.nats().await;
+    let mut jobs = Vec::new();
+    for n in [1, 2] {
+        let job = mill.client.enqueue(numbered(n)).await.expect("stored");
+        eventually("it is parked", || async {
+            let lane = lane_counts(&nats, "default", "normal").await;
+            let is_parked = matches!(state(&mill, &job).await, JobState::BackingOff(_));
+            (is_parked && lane == (0, 0)).then_some(())
+        })
+        .await;
+        jobs.push(job);
+    }
+    mill.client.run_now(jobs[0].queue(), None, jobs[0].id()).await.expect("moved");
+    let soon = Utc::now() + TimeDelta::milliseconds(800);
+    mill.client.reschedule(jobs[1].queue(), None, jobs[1].id(), soon).await.expect("moved");
+    assert_eq!(stream_messages(&nats, TIMERS).await, 1, "the one of the second");
+    for job in &jobs {
+        let done = completion(job).await;
+        assert_eq!((done.status, done.attempt), (Status::Done, 2));
+    }
+    assert!(Utc::now() >= soon, "not early");
+    assert_eq!(seen.all(), [(1, 1), (2, 1), (1, 2), (2, 2)]);
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_unique_job_that_is_not_due_runs_now_or_at_another_time_with_its_key() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    let later = |n| NewJob::new(&numbered(n)).unique(format!("key-{n}")).delay(HOUR);
+    let now = mill.client.enqueue(later(1)).await.expect("stored");
+    let sooner = mill.client.enqueue(later(2)).await.expect("stored");
+    mill.client.run_now(now.queue(), None, now.id()).await.expect("moved");
+    assert_eq!(completion(&now).await.attempt, 1);
+    let soon = Utc::now() + TimeDelta::milliseconds(800);
+    mill.client.reschedule(sooner.queue(), None, sooner.id(), soon).await.expect("moved");
+    assert!(mill.client.enqueue(later(2)).await.expect("told").is_duplicate(), "its key is held");
+    assert_eq!(completion(&sooner).await.attempt, 1);
+    assert!(Utc::now() >= soon, "not early");
+    assert_eq!(seen.all(), [(1, 1, Priority::Normal), (2, 1, Priority::Normal)]);
+    // One that has been tried stays where its key is held, and may only run at once.
+    let tried = mill.client.enqueue(NewJob::new(&numbered(0)).unique("tried")).await.expect("ok");
+    eventually("it backs off", || async {
+        matches!(state(&mill, &tried).await, JobState::BackingOff(_)).then_some(())
+    })
+    .await;
+    let moved = mill.client.reschedule(tried.queue(), None, tried.id(), Utc::now() + HOUR).await;
+    let error = moved.expect_err("it has been tried");
+    assert!(error.is_invalid() && error.to_string().contains("is unique and has been tried"));
+    mill.client.run_now(tried.queue(), None, tried.id()).await.expect("moved");
+    assert_eq!(completion(&tried).await.attempt, 2);
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn what_is_rescheduled_beyond_its_expiry_ends_at_its_expiry() {
+    let mill = Mill::start().await;
+    let expiry = Utc::now() + TimeDelta::milliseconds(2500);
+    let job = mill.client.enqueue(numbered(1)).expires_at(expiry).await.expect("stored");
+    let later = Utc::now() + TimeDelta::hours(1);
+    mill.client.reschedule(job.queue(), None, job.id(), later).await.expect("moved");
+    let seen = Seen::default();
+    let running = noting(&mill, &seen).await;
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Expired, 0));
+    assert!(done.finished_at >= expiry, "not before");
+    assert_eq!(seen.len(), 0);
     running.drain().await;
 }
 

@@ -9,7 +9,11 @@ use tidemill::{
     RetryPolicy, Status,
 };
 
-use crate::support::{Mill, Numbered, Seen, completion, connect, numbered, stream_messages};
+use crate::proxy::Proxy;
+use crate::support::{
+    Mill, Numbered, PATIENCE, Seen, completion, connect, eventually, lane_counts, numbered,
+    stream_messages,
+};
 
 /// 200 at once from several connections, over all lanes, with unguarded traffic beside.
 async fn race(clients: Vec<Client>) {
@@ -198,5 +202,91 @@ async fn the_last_of_many_replaces_those_before_it() {
     assert_eq!(completion(&told).await.status, Status::Done);
     let plain = mill.client.enqueue_replacing(numbered(1)).await;
     assert!(plain.expect_err("no key").is_invalid());
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn replacing_leaves_one_job_of_the_key_whatever_is_lost_or_killed() {
+    const JOBS: &str = "TIDEMILL_JOBS_default";
+    let mill = Mill::start().await;
+    let nats = mill.nats().await;
+    let job = |n| NewJob::new(&numbered(n)).unique("typed");
+    let first = mill.client.enqueue(job(1)).await.expect("stored");
+    // The answer to storing the second is lost.
+    let proxy = Proxy::start(mill.broker.url()).await;
+    let options = tidemill::ConnectOptions::new(proxy.url()).expect("a URL");
+    let options = options.request_timeout(Duration::from_secs(1));
+    let client = Client::connect(options).await.expect("connects");
+    let sequence = first.sequence().expect("told");
+    let expecting = format!("Nats-Expected-Last-Subject-Sequence: {sequence}");
+    proxy.lose_answer_to(expecting.leak());
+    let second = client.enqueue_replacing(job(2)).await.expect("stored");
+    proxy.met().await;
+    assert!(!second.is_duplicate());
+    assert_eq!(stream_messages(&nats, JOBS).await, 1);
+    assert_eq!(completion(&first).await.reason.as_deref(), Some("replaced"));
+    // Killed before it ends the second.
+    proxy.hold("HPUB tidemill.results.default");
+    let replacing = tokio::spawn(async move { client.enqueue_replacing(job(3)).await });
+    proxy.met().await;
+    replacing.abort();
+    proxy.cut();
+    assert_eq!(stream_messages(&nats, JOBS).await, 2);
+    let last = mill.client.enqueue_replacing(job(4)).await.expect("stored");
+    assert_eq!(stream_messages(&nats, JOBS).await, 1);
+    assert_eq!(completion(&second).await.reason.as_deref(), Some("replaced"));
+    let seen: Seen<u64> = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async { Ok::<_, JobError>(()) }
+    };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    assert_eq!(completion(&last).await.status, Status::Done);
+    assert_eq!(seen.all(), [4]);
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_key_is_taken_while_its_job_is_not_due_however_long() {
+    let mill = Mill::start().await;
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let worker = mill.worker().park_over(Duration::from_millis(200)).handle(handler);
+    let running = worker.build().expect("ok").start().await.expect("ok");
+    let later = NewJob::new(&numbered(1)).unique("k").delay(Duration::from_secs(3));
+    let first = mill.client.enqueue(later).await.expect("stored");
+    let nats = mill.nats().await;
+    eventually("a worker has put it off", || async {
+        (lane_counts(&nats, "default", "normal").await == (0, 1)).then_some(())
+    })
+    .await;
+    let again = || mill.client.enqueue(NewJob::new(&numbered(2)).unique("k"));
+    let told = again().await.expect("told");
+    assert!(told.is_duplicate() && told.run() == first.run());
+    assert_eq!(completion(&first).await.status, Status::Done);
+    assert!(!again().await.expect("stored").is_duplicate());
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn on_three_servers_a_key_is_free_on_seeing_the_completion() {
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let mut config = QueueConfig::default();
+    config.replicas = 3;
+    let at = |node| {
+        let (url, config) = (cluster.node(node).url().to_owned(), config.clone());
+        async move { connect(&url).await.with_queue_config(config) }
+    };
+    let (producer, worker) = (at(0).await, at(1).await);
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let worker = tidemill::Worker::builder(&worker).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    for n in 0..100 {
+        let job = producer.enqueue(NewJob::new(&numbered(n)).unique("again")).await;
+        let job = job.expect("stored");
+        assert!(!job.is_duplicate(), "the {n}th");
+        let done = job.completion_within(PATIENCE).await.expect("done");
+        assert_eq!(done.status, Status::Done);
+    }
     running.drain().await;
 }

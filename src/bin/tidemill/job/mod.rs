@@ -73,6 +73,10 @@ struct FilterArgs {
     state: Option<String>,
 }
 
+/// Rows of a list that are laid out as one table: a long list is shown as several, so that it takes
+/// no more memory the longer it is.
+const ROWS_AT_ONCE: usize = 1000;
+
 #[derive(Debug, Args)]
 struct LsArgs {
     #[command(flatten)]
@@ -223,12 +227,16 @@ fn describe(state: &JobState) -> String {
     }
 }
 
+fn list_table() -> comfy_table::Table {
+    output::table(&["id", "kind", "priority", "enqueued", "state"])
+}
+
 async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result<Exit> {
     let mut filter = args.filter.filter();
     filter.after.clone_from(&args.after);
     let mut jobs = pin!(client.jobs(filter));
     let mut last = None;
-    let mut table = output::table(&["id", "kind", "priority", "enqueued", "state"]);
+    let mut table = list_table();
     let mut shown = 0;
     let mut is_cut = false;
     while let Some(job) = jobs.try_next().await? {
@@ -249,10 +257,13 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
             output::clock(&job.enqueued_at),
             describe(&job.state),
         ]);
+        if shown % ROWS_AT_ONCE == 0 {
+            output::line(&std::mem::replace(&mut table, list_table()).to_string())?;
+        }
     }
     if !global.json && shown == 0 {
         output::to_stderr("no unfinished jobs");
-    } else if !global.json {
+    } else if table.row_count() > 0 {
         output::line(&table.to_string())?;
     }
     if is_cut {
