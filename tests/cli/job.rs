@@ -108,6 +108,24 @@ async fn a_command_that_runs_is_told_and_then_killed_with_all_that_it_started() 
 }
 
 #[tokio::test]
+async fn what_is_deaf_is_killed_though_the_command_that_started_it_obeyed() {
+    let mill = Mill::start().await;
+    let notes = tempfile::NamedTempFile::new().expect("a file");
+    let stubborn = format!(
+        "stubborn=sh -c 'trap \"\" TERM; echo $$ > {}; sleep 600' > /dev/null 2>&1 & wait",
+        notes.path().display()
+    );
+    let _worker = mill.work(&["--exec", &stubborn]);
+    mill.ok(&["enqueue", "default", "stubborn", "--id", "s"]);
+    let deaf = eventually("it runs", || {
+        let id = std::fs::read_to_string(notes.path()).expect("reads").trim().parse().ok()?;
+        Pid::from_raw(id)
+    });
+    assert_eq!(mill.ok(&["job", "cancel", "s"]), "cancelled s stubborn\n");
+    eventually("the end of what is deaf", || test_kill_process(deaf).is_err().then_some(()));
+}
+
+#[tokio::test]
 async fn a_job_is_moved_and_says_where_to() {
     let mill = Mill::start().await;
     mill.ok(&["enqueue", "default", "any", "--id", "a", "--in", "1h"]);
