@@ -6,8 +6,8 @@ use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use tidemill::embedded::Cluster;
 use tidemill::{
-    Backoff, Client, CronJob, Handler, JobContext, JobError, NewJob, QueueConfig, RetryPolicy,
-    Status, Worker,
+    Backoff, Client, CronJob, Handler, JobContext, JobError, NewJob, Priority, Queue, QueueConfig,
+    RetryPolicy, Status, Worker,
 };
 
 use crate::support::{Numbered, PATIENCE, Seen, completion, connect, eventually, numbered, until};
@@ -144,4 +144,40 @@ async fn timers_outlive_a_leader_that_is_killed_when_they_are_due() {
         assert_eq!(attempt, 1, "{id}");
     }
     running.drain().await;
+}
+
+/// A replica that was away for a while answers before it has caught up; its client asks it all the same.
+#[tokio::test]
+async fn no_verb_takes_what_a_replica_lacks_for_missing() {
+    const BEFORE: u64 = 5_000;
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let producer = client_at(&cluster, 0).await;
+    producer.ensure_queue(&Queue::default()).await.expect("made");
+    let leader = leader_of(&cluster, "TIDEMILL_JOBS_default").await;
+    let producer = client_at(&cluster, leader).await;
+    let lags = (leader + 1) % 3;
+    let client = client_at(&cluster, lags).await;
+    let queue = Queue::default();
+    for round in 0..6 {
+        cluster.node(lags).freeze().await.expect("freezes");
+        let jobs = (0..BEFORE).map(|n| NewJob::new(&numbered(n)));
+        for stored in producer.enqueue_many(jobs).await {
+            stored.expect("stored");
+        }
+        let job = producer.enqueue(numbered(1)).delay(Duration::from_secs(3600));
+        let job = job.id(format!("job-{round}")).await.expect("stored");
+        let (id, soon) = (job.id(), Utc::now() + TimeDelta::hours(2));
+        let ask = async {
+            match round {
+                0 => client.job(&queue, None, id).await.map(drop),
+                1 => client.run_now(&queue, None, id).await.map(drop),
+                2 => client.reschedule(&queue, None, id, soon).await.map(drop),
+                3 => client.set_priority(&queue, None, id, Priority::Low).await.map(drop),
+                _ => client.cancel(&queue, None, id, "no").await.map(drop),
+            }
+        };
+        let (known, thawed) = tokio::join!(ask, cluster.node(lags).thaw());
+        thawed.expect("thaws");
+        known.unwrap_or_else(|error| panic!("round {round}: {error}"));
+    }
 }
