@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::json;
 use tokio::time::sleep;
 
-use crate::broker::{ConsumerState, consumer_state};
+use crate::broker::{ConsumerState, Start, StreamState, consumer_state};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
@@ -64,12 +64,14 @@ impl Client {
         let (streams, conn) = (self.streams(queue), self.conn());
         let mut lanes = Vec::new();
         for priority in Priority::ALL {
-            let state = consumer_state(conn, &streams.jobs, priority.as_str()).await?;
+            let lane = priority.as_str();
+            let state = consumer_state(conn, self.clock(), &streams.jobs, lane).await?;
             let ConsumerState { waiting, unsettled, paused_until, .. } = state;
             lanes.push(LaneInfo { priority, waiting, unsettled, paused_until });
         }
-        let (jobs, bytes) = conn.stream_size(&streams.jobs).await?;
-        let (timers, cron) = self.timers_and_cron(queue).await?;
+        let StreamState { messages: jobs, bytes, .. } =
+            conn.stream_state(&streams.jobs, None).await?;
+        let Timers { jobs: timers, cron, .. } = self.timers_and_cron(queue).await?;
         Ok(QueueInfo {
             name: queue.clone(),
             lanes,
@@ -77,27 +79,63 @@ impl Client {
             bytes,
             timers,
             cron,
-            results: conn.stream_size(&streams.results).await?.0,
-            dead: conn.stream_size(&streams.dead).await?.0,
+            results: conn.stream_state(&streams.results, None).await?.messages,
+            dead: conn.stream_state(&streams.dead, None).await?.messages,
         })
     }
 
-    /// How many jobs of a queue the broker holds until they are due, and its cron entries.
-    async fn timers_and_cron(&self, queue: &Queue) -> Result<(u64, u64)> {
+    /// How many jobs of a queue the broker holds until they are due, and its cron entries: told from
+    /// each other by counting what there is few of.
+    async fn timers_and_cron(&self, queue: &Queue) -> Result<Timers> {
         let (ns, conn, stream) = (self.namespace(), self.conn(), self.streams(queue).timers);
-        let cron = conn.count(&stream, &cron_filter(ns, queue, None)).await?;
-        let fired = conn.count(&stream, &fired_subject(ns, queue, None)).await?;
-        let all = conn.stream_size(&stream).await?.0;
-        Ok((all.saturating_sub(cron + fired), cron))
+        let entries = cron_filter(ns, queue, None);
+        let cron = conn.stream_state(&stream, Some(&entries)).await?;
+        let notes = fired_subject(ns, queue, None);
+        let fired = conn.stream_state(&stream, Some(&notes)).await?;
+        Ok(Timers {
+            jobs: fired.messages.saturating_sub(cron.matching + fired.matching),
+            cron: cron.matching,
+            is_of_one_moment: cron.is_as(&fired),
+        })
     }
 
-    /// How many jobs of a queue are unfinished: waiting, running, backing off or not yet due.
+    /// Looks for unfinished jobs wherever they can be.
+    async fn look(&self, queue: &Queue) -> Result<Look> {
+        let (conn, stream) = (self.conn(), self.streams(queue).jobs);
+        let before = conn.stream_state(&stream, None).await?;
+        let timers = self.timers_and_cron(queue).await?;
+        let after = conn.stream_state(&stream, None).await?;
+        Ok(Look { before, timers, after })
+    }
+
+    /// How many jobs of a queue are unfinished: waiting, running, backing off or not yet due. One that
+    /// is moved just now, from its lane to a timer or back, may count twice.
     ///
     /// # Errors
     /// As [`Client::queue_info`].
     pub async fn unfinished(&self, queue: &Queue) -> Result<u64> {
-        let (timers, _) = self.timers_and_cron(queue).await?;
-        Ok(timers + self.conn().stream_size(&self.streams(queue).jobs).await?.0)
+        Ok(self.look(queue).await?.unfinished())
+    }
+
+    /// How many jobs of a queue, or of one of its lanes, the broker holds until they are due.
+    ///
+    /// # Errors
+    /// `is_not_found` where the queue does not exist, `is_permission` where these credentials may not
+    /// read its timers.
+    pub async fn timers(&self, queue: &Queue, lane: Option<Priority>) -> Result<u64> {
+        let stream = self.streams(queue).timers;
+        let mut count = 0;
+        for subjects in self.timed_subjects(queue, lane) {
+            let first = self.conn().batch(&stream, &subjects, Start::Sequence(1), 1).await?;
+            count += first.messages.len() as u64 + first.left;
+        }
+        Ok(count)
+    }
+
+    /// The subjects of jobs that are not yet due, and of those that are on their way to their lane.
+    fn timed_subjects(&self, queue: &Queue, lane: Option<Priority>) -> [String; 2] {
+        let (ns, lane) = (self.namespace(), lane.map_or("*", Priority::as_str));
+        ["timers", "due"].map(|what| format!("{ns}.{what}.{queue}.{lane}.>"))
     }
 
     /// Stops handing out jobs of a queue, or of one of its lanes, to all workers: until a time, or
@@ -113,13 +151,30 @@ impl Client {
         lane: Option<Priority>,
         until: Option<DateTime<Utc>>,
     ) -> Result<()> {
-        if let Some(until) = until.filter(|until| *until <= self.clock().now()) {
-            let until = time::to_text(&until);
-            return Err(Error::invalid(format!("{until} has passed: pause until a later time")));
-        }
-        // The broker knows no pause without end.
-        let until = until.unwrap_or_else(|| time::after(self.clock().now(), FOR_GOOD));
+        let until = self.end_of_pause(queue, until).await?;
         self.set_pause(queue, lane, Some(until)).await
+    }
+
+    /// Whether [`Client::pause`] would be refused; nothing is paused.
+    ///
+    /// # Errors
+    /// As [`Client::pause`], but for the right to pause, which only pausing shows.
+    pub async fn plan_pause(&self, queue: &Queue, until: Option<DateTime<Utc>>) -> Result<()> {
+        self.queue_info(queue).await?;
+        self.end_of_pause(queue, until).await.map(drop)
+    }
+
+    async fn end_of_pause(&self, queue: &Queue, until: Option<Time>) -> Result<Time> {
+        let now = self.now(queue).await;
+        match until {
+            Some(until) if until <= now => {
+                let until = time::to_text(&until);
+                Err(Error::invalid(format!("{until} has passed: pause until a later time")))
+            }
+            Some(until) => Ok(until),
+            // The broker knows no pause without end.
+            None => Ok(time::after(now, FOR_GOOD)),
+        }
     }
 
     /// Hands out jobs of a queue, or of one of its lanes, again.
@@ -167,10 +222,11 @@ impl Client {
     pub async fn purge(&self, queue: &Queue, lane: Option<Priority>) -> Result<u64> {
         let (ns, streams) = (self.namespace(), self.streams(queue));
         let token = lane.map_or("*", Priority::as_str);
+        let [timers, due] = self.timed_subjects(queue, lane);
         let mut purged = 0;
         for (stream, subjects) in [
-            (&streams.timers, format!("{ns}.timers.{queue}.{token}.>")),
-            (&streams.timers, format!("{ns}.due.{queue}.{token}.>")),
+            (&streams.timers, timers),
+            (&streams.timers, due),
             (&streams.jobs, format!("{ns}.jobs.{queue}.{token}.>")),
         ] {
             purged += self.conn().purge(stream, &subjects).await?;
@@ -184,7 +240,7 @@ impl Client {
     /// As [`Client::queue_info`].
     pub async fn wait_empty(&self, queue: &Queue) -> Result<()> {
         let mut pause = FIRST_LOOK;
-        while self.unfinished(queue).await? > 0 {
+        while !self.look(queue).await?.is_empty() {
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_LOOK);
         }
@@ -215,6 +271,35 @@ impl Client {
         }
         self.forget_queue(queue);
         Ok(())
+    }
+}
+
+/// What a queue's stream of timers holds.
+struct Timers {
+    jobs: u64,
+    cron: u64,
+    /// Whether nothing came or went while it was counted.
+    is_of_one_moment: bool,
+}
+
+/// A look for unfinished jobs: on the lanes, among the timers, and on the lanes again, since workers
+/// move jobs from one to the other while they are looked for.
+struct Look {
+    before: StreamState,
+    timers: Timers,
+    after: StreamState,
+}
+
+impl Look {
+    /// Rather one too many than one too few.
+    fn unfinished(&self) -> u64 {
+        self.timers.jobs + self.before.messages.max(self.after.messages)
+    }
+
+    /// Whether nothing is unfinished. A job that was no longer on a timer when those were counted had
+    /// not been on its lane before, so it came to it, and the lanes' last sequence tells.
+    fn is_empty(&self) -> bool {
+        self.unfinished() == 0 && self.timers.is_of_one_moment && self.before.is_as(&self.after)
     }
 }
 

@@ -145,7 +145,8 @@ impl Client {
         let ledger = self.ledger(&found.key).await?;
         let used = ledger.last().map_or(0, |last| last.used());
         let used = used.max(found.options.attempts_used.unwrap_or(0));
-        match state_of(found, &ledger, running, self.clock().now()) {
+        let now = self.now(&found.key.queue).await;
+        match state_of(found, &ledger, running, now) {
             JobState::Running(running) => Err(Error::invalid(format!(
                 "job {} is running on {}: cancel it, or let it end",
                 found.key.id, running.worker

@@ -181,7 +181,7 @@ impl Cron<'_> {
                 fired.insert(stored.subject, last);
             }
         }
-        let now = self.client.clock().now();
+        let now = self.client.now(queue).await;
         let mut entries: Vec<CronEntry> = Vec::new();
         for stored in self.read_all(queue, &cron_filter(ns, queue, None)).await? {
             if let Some(key) = CronKey::parse(ns, &stored.subject) {
@@ -217,7 +217,7 @@ impl Cron<'_> {
         let last = self.client.conn().last_of_leader(&stream, &fired).await?;
         let last = last.and_then(|last| serde_json::from_slice(&last.payload).ok());
         let found = Found { key, stored, last };
-        Ok(Some(CronEntry::read(found, queue, self.client.clock().now())))
+        Ok(Some(CronEntry::read(found, queue, self.client.now(queue).await)))
     }
 
     async fn read_all(&self, queue: &Queue, filter: &str) -> Result<Vec<Stored>> {
@@ -225,7 +225,7 @@ impl Cron<'_> {
         let (mut all, mut from) = (Vec::new(), 1);
         loop {
             let start = Start::Sequence(from);
-            let Batch { messages, is_last } =
+            let Batch { messages, is_last, .. } =
                 self.client.conn().batch(&stream, filter, start, PAGE).await?;
             from = messages.last().map_or(from, |last| last.sequence + 1);
             all.extend(messages);

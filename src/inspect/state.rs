@@ -134,7 +134,7 @@ impl Client {
         let stream = self.streams(queue).jobs;
         let mut handed_out = [0; Priority::ALL.len()];
         for lane in Priority::ALL {
-            let state = consumer_state(self.conn(), &stream, lane.as_str()).await?;
+            let state = consumer_state(self.conn(), self.clock(), &stream, lane.as_str()).await?;
             handed_out[lane.index()] = state.handed_out;
         }
         Ok(Moment { running: self.running(queue).await?, handed_out })

@@ -7,13 +7,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::{QueueState, Shared};
-use crate::broker::{Born, consumer_born, kept_for};
+use crate::broker::{Born, READ_EVERY, consumer_born, kept_for};
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::topology::fences_long_enough;
-
-/// How often the broker's clock is read anew.
-const CLOCK_EVERY: Duration = Duration::from_secs(60);
 
 /// How far back a queue's completions go, by which a key is known to be taken.
 #[derive(Debug, Default)]
@@ -74,7 +71,7 @@ impl Shared {
 
 /// Keeps the worker's clock at the broker's time until `end`.
 pub(super) async fn keep_clock(shared: std::sync::Arc<Shared>, end: CancellationToken) {
-    let mut ticks = interval(CLOCK_EVERY);
+    let mut ticks = interval(READ_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {

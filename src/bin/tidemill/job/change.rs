@@ -55,9 +55,10 @@ pub(super) async fn reschedule(
     client: &Client,
     args: &RescheduleArgs,
 ) -> anyhow::Result<Exit> {
+    let now = client.now(&args.job.job.queue).await;
     let time = match args.delay {
-        Some(delay) => Utc::now() + TimeDelta::from_std(delay)?,
-        None => args.at.unwrap_or_else(Utc::now),
+        Some(delay) => now + TimeDelta::from_std(delay)?,
+        None => args.at.unwrap_or(now),
     };
     change(global, client, &args.job, Change::At(time)).await
 }
