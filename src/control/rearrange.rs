@@ -88,7 +88,7 @@ impl Client {
             if found.is_empty() && moved.is_empty() {
                 return Err(self.none_unfinished(queue, kind, id).await?);
             }
-            if self.move_all(queue, &found, change, &mut moved).await? {
+            if self.move_all(&found, change, &mut moved).await? {
                 return Ok(moved.len());
             }
             sleep(LOOK_AGAIN).await;
@@ -115,12 +115,11 @@ impl Client {
     /// was all there is to move.
     async fn move_all(
         &self,
-        queue: &Queue,
         found: &[Found],
         change: Change,
         moved: &mut HashSet<RunId>,
     ) -> Result<bool> {
-        let running = self.running(queue).await?;
+        let running = self.running_among(found).await?;
         let mut is_all = true;
         for one in found {
             if moved.contains(&one.key.run) {

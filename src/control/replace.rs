@@ -30,7 +30,7 @@ impl Client {
             if !there.is_duplicate() {
                 return Ok(there);
             }
-            let running = self.running(there.queue()).await?;
+            let running = self.running_of(there.queue(), there.id(), 1).await?;
             if running.iter().any(|job| job.run == *there.run()) {
                 return Ok(there);
             }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Found, JobInfo, Place};
-use crate::broker::consumer_state;
+use crate::broker::{ConsumerState, consumer_state};
 use crate::client::Client;
 use crate::error::Result;
 use crate::priority::Priority;
@@ -130,13 +130,33 @@ impl Client {
         Ok(Stand { found, state, attempts })
     }
 
+    /// How a queue stands, for a list of all that is in it.
     pub(super) async fn moment(&self, queue: &Queue) -> Result<Moment> {
-        let stream = self.streams(queue).jobs;
-        let mut handed_out = [0; Priority::ALL.len()];
-        for lane in Priority::ALL {
-            let state = consumer_state(self.conn(), self.clock(), &stream, lane.as_str()).await?;
-            handed_out[lane.index()] = state.handed_out;
+        let lanes = self.lanes(queue).await?;
+        let handed_out = lanes.map(|lane| lane.handed_out);
+        let running = match lanes.iter().any(|lane| lane.unsettled > 0) {
+            true => self.running(queue).await?,
+            // What runs is unsettled: nobody has to be asked, and waited for, about nothing.
+            false => Vec::new(),
+        };
+        Ok(Moment { running, handed_out })
+    }
+
+    /// How a queue stands, as far as it concerns these, all of one id.
+    pub(super) async fn moment_of(&self, queue: &Queue, found: &[Found]) -> Result<Moment> {
+        let handed_out = self.lanes(queue).await?.map(|lane| lane.handed_out);
+        let mut moment = Moment { running: Vec::new(), handed_out };
+        if found.iter().any(|found| moment.may_have_run(found)) {
+            moment.running = self.running_among(found).await?;
         }
-        Ok(Moment { running: self.running(queue).await?, handed_out })
+        Ok(moment)
+    }
+
+    async fn lanes(&self, queue: &Queue) -> Result<[ConsumerState; Priority::ALL.len()]> {
+        let (conn, clock, stream) = (self.conn(), self.clock(), self.streams(queue).jobs);
+        let [critical, high, normal, low] =
+            Priority::ALL.map(|lane| consumer_state(conn, clock, &stream, lane.as_str()));
+        let states = tokio::try_join!(critical, high, normal, low)?;
+        Ok(states.into())
     }
 }

@@ -3,10 +3,91 @@
 use std::time::Duration;
 
 use chrono::{Datelike, Utc};
-use tidemill::{Handler, JobContext, JobError, Queue, Status};
+use tidemill::{
+    Client, Handler, JobContext, JobError, JobId, JobState, NewJob, Priority, Queue, Running,
+    Status, Worker,
+};
 
 use crate::link::Link;
 use crate::support::{Mill, Numbered, completion, connect, eventually, numbered, stream_messages};
+
+/// A worker whose jobs run until they are told to stop.
+async fn endless(client: &Client, concurrency: usize) -> Running {
+    let handler = |_: Numbered, context: JobContext| async move {
+        context.cancellation().cancelled().await;
+        Err::<(), _>(JobError::failed("stopped"))
+    };
+    let worker = Worker::builder(client).concurrency(concurrency).handle(handler);
+    worker.build().expect("valid").start().await.expect("starts")
+}
+
+async fn state(client: &Client, id: &JobId) -> JobState {
+    let mut jobs = client.job(&Queue::default(), None, id).await.expect("known");
+    jobs.pop().expect("one").state
+}
+
+async fn runs(client: &Client, id: &JobId) {
+    eventually("it runs", || async {
+        matches!(state(client, id).await, JobState::Running(_)).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_runs_is_not_taken_for_waiting_from_afar() {
+    let mill = Mill::start().await;
+    let running = endless(&mill.client, 4).await;
+    let unique = || NewJob::new(&numbered(1)).unique("one");
+    let job = mill.client.enqueue(unique()).await.expect("stored");
+    runs(&mill.client, job.id()).await;
+
+    let link = Link::slow(mill.broker.url(), Duration::from_millis(250)).await;
+    let far = connect(&link.url).await;
+    assert!(matches!(state(&far, job.id()).await, JobState::Running(_)));
+    let moved = far.set_priority(job.queue(), None, job.id(), Priority::Low).await;
+    assert!(moved.expect_err("it runs").to_string().contains("is running on"));
+    let replaced = far.enqueue_replacing(unique()).await.expect("told");
+    assert!(replaced.is_duplicate());
+    assert_eq!(replaced.run(), job.run());
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn what_runs_on_a_slow_worker_beside_a_quick_one_is_seen() {
+    let mill = Mill::start().await;
+    let link = Link::slow(mill.broker.url(), Duration::from_millis(250)).await;
+    let slow = endless(&connect(&link.url).await, 1).await;
+    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    let queue = Queue::default();
+    eventually("the slow one has it", || async {
+        let all = mill.client.running(&queue).await.expect("told");
+        (all.len() == 1).then_some(())
+    })
+    .await;
+    let quick = endless(&mill.client, 1).await;
+    assert!(matches!(state(&mill.client, job.id()).await, JobState::Running(_)));
+    let moved = mill.client.set_priority(&queue, None, job.id(), Priority::Low).await;
+    assert!(moved.expect_err("it runs").to_string().contains("is running on"));
+    quick.drain().await;
+    slow.drain().await;
+}
+
+#[tokio::test]
+async fn however_many_a_worker_runs_each_is_told() {
+    const JOBS: u64 = 2300;
+    let mill = Mill::start().await;
+    let jobs = (0..JOBS).map(|n| NewJob::new(&numbered(n)));
+    for stored in mill.client.enqueue_many(jobs).await {
+        stored.expect("stored");
+    }
+    let running = endless(&mill.client, 2500).await;
+    eventually("all run, by the worker's word", || async {
+        let all = mill.client.running(&Queue::default()).await.expect("told");
+        (all.len() as u64 == JOBS).then_some(())
+    })
+    .await;
+    running.drain().await;
+}
 
 /// Jobs go from lane to timer and back without end; a look over a slow line takes long enough for
 /// each to be at neither place when it is looked for there.
