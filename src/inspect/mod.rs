@@ -15,7 +15,6 @@ use futures_util::stream::Stream;
 pub(crate) use self::find::{Found, Place};
 pub use self::list::JobFilter;
 pub use self::state::JobState;
-use self::state::Moment;
 pub(crate) use self::state::state_of;
 use crate::broker::Start;
 use crate::client::{Client, JobEvent};
@@ -86,10 +85,7 @@ impl Client {
 
     /// Which of these are running just now, all of one id.
     pub(crate) async fn running_among(&self, found: &[Found]) -> Result<Vec<RunningJob>> {
-        match found.first() {
-            Some(Found { key, .. }) => self.running_of(&key.queue, &key.id, found.len()).await,
-            None => Ok(Vec::new()),
-        }
+        Ok(self.moment_of(found).await?.running)
     }
 
     async fn ask_what_runs(
@@ -130,10 +126,7 @@ impl Client {
         id: &JobId,
     ) -> Result<Vec<JobInfo>> {
         let found = self.find(queue, kind, id).await?;
-        let moment = match found.is_empty() {
-            true => Moment::default(),
-            false => self.moment_of(queue, &found).await?,
-        };
+        let moment = self.moment_of(&found).await?;
         let mut jobs: Vec<JobInfo> = Vec::new();
         for completion in self.completions_of(queue, kind, id).await? {
             jobs.push(self.ended(completion).await?);

@@ -49,6 +49,16 @@ pub(super) struct Moment {
 }
 
 impl Moment {
+    /// Whether a worker can be running it: it is on its lane, and was handed out.
+    fn may_run(&self, found: &Found) -> bool {
+        match found.place {
+            Place::Lane | Place::LaneWithoutId => {
+                found.sequence <= self.handed_out[found.priority.index()]
+            }
+            Place::Timer(_) | Place::Due => false,
+        }
+    }
+
     /// Whether anything can be on record of a job's attempts. Of a million that wait, nothing is.
     fn may_have_run(&self, found: &Found) -> bool {
         found.options.attempts_used.is_some()
@@ -142,14 +152,18 @@ impl Client {
         Ok(Moment { running, handed_out })
     }
 
-    /// How a queue stands, as far as it concerns these, all of one id.
-    pub(super) async fn moment_of(&self, queue: &Queue, found: &[Found]) -> Result<Moment> {
+    /// How their queue stands, as far as it concerns these, all of one id.
+    pub(super) async fn moment_of(&self, found: &[Found]) -> Result<Moment> {
+        let Some(Found { key: RecordKey { queue, id, .. }, .. }) = found.first() else {
+            return Ok(Moment::default());
+        };
         let handed_out = self.lanes(queue).await?.map(|lane| lane.handed_out);
-        let mut moment = Moment { running: Vec::new(), handed_out };
-        if found.iter().any(|found| moment.may_have_run(found)) {
-            moment.running = self.running_among(found).await?;
-        }
-        Ok(moment)
+        let moment = Moment { running: Vec::new(), handed_out };
+        let running = match found.iter().filter(|found| moment.may_run(found)).count() {
+            0 => Vec::new(),
+            count => self.running_of(queue, id, count).await?,
+        };
+        Ok(Moment { running, ..moment })
     }
 
     async fn lanes(&self, queue: &Queue) -> Result<[ConsumerState; Priority::ALL.len()]> {

@@ -97,7 +97,7 @@ fn verbs() -> Vec<(&'static str, &'static str, Call)> {
             client.run_now(&queue(), None, &id("later")).await
         }),
         verb!("run_now", "tidemill.ctl.>", |client| {
-            client.run_now(&queue(), None, &id("later")).await
+            client.run_now(&queue(), None, &id("given-back")).await
         }),
         verb!("reschedule", "tidemill.timers.>", |client| {
             let time = Utc::now() + TimeDelta::days(2);
@@ -194,8 +194,10 @@ async fn prepare(admin: &Client) {
     buried.completion().await.expect("buried");
     let hour = Duration::from_secs(3600);
     admin.enqueue(Ping).id("later").delay(hour).await.expect("stored");
-    eventually("it is parked", || async {
-        admin.queue_info(&queue()).await.expect("there").timers == 1
+    admin.enqueue(NewJob::raw("unknown", "{}").id("given-back")).await.expect("stored");
+    eventually("one is parked and one given back", || async {
+        let info = admin.queue_info(&queue()).await.expect("there");
+        info.timers == 1 && info.lanes.iter().any(|lane| lane.unsettled == 1)
     })
     .await;
     running.drain().await;
@@ -241,10 +243,11 @@ async fn the_command_line_says_which_verb_needs_it() {
     let builder = builder.connect_with(|options| options.user_password("admin", "pw"));
     let broker = builder.start().await.expect("a broker");
     prepare(&user(&broker, "admin").await).await;
-    let table: [(&[&str], &str); 8] = [
+    let table: [(&[&str], &str); 9] = [
         (&["enqueue", "default", "ping"], "tidemill.jobs.default.normal.ping."),
         (&["job", "cancel", "waits"], "tidemill.results.default.ping.waits."),
-        (&["job", "run", "later"], "tidemill.ctl.default.running"),
+        (&["job", "run", "later"], "tidemill.due.default.normal.ping.later."),
+        (&["job", "run", "given-back"], "tidemill.ctl.default.running"),
         (&["queue", "pause"], "$JS.API.CONSUMER.PAUSE.TIDEMILL_JOBS_default.critical"),
         (&["queue", "purge", "--yes"], "$JS.API.STREAM.PURGE.TIDEMILL_TIMERS_default"),
         (&["queue", "rm", "default", "--yes"], "$JS.API.STREAM.DELETE.TIDEMILL_JOBS_default"),
