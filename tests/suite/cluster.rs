@@ -146,38 +146,39 @@ async fn timers_outlive_a_leader_that_is_killed_when_they_are_due() {
     running.drain().await;
 }
 
-/// A replica that was away for a while answers before it has caught up; its client asks it all the same.
+/// A replica that was away for a while answers before it has caught up.
 #[tokio::test]
 async fn no_verb_takes_what_a_replica_lacks_for_missing() {
-    const BEFORE: u64 = 5_000;
+    const BEFORE: u64 = 20_000;
+    const EACH: usize = 20;
     let cluster = Cluster::start(3).await.expect("a cluster");
-    let producer = client_at(&cluster, 0).await;
-    producer.ensure_queue(&Queue::default()).await.expect("made");
+    let client = client_at(&cluster, 0).await;
+    client.ensure_queue(&Queue::default()).await.expect("made");
     let leader = leader_of(&cluster, "TIDEMILL_JOBS_default").await;
-    let producer = client_at(&cluster, leader).await;
-    let lags = (leader + 1) % 3;
-    let client = client_at(&cluster, lags).await;
-    let queue = Queue::default();
-    for round in 0..6 {
-        cluster.node(lags).freeze().await.expect("freezes");
-        let jobs = (0..BEFORE).map(|n| NewJob::new(&numbered(n)));
-        for stored in producer.enqueue_many(jobs).await {
-            stored.expect("stored");
+    let client = client_at(&cluster, leader).await;
+    let lagging = cluster.node((leader + 1) % 3);
+    let (queue, soon) = (Queue::default(), Utc::now() + TimeDelta::hours(2));
+    lagging.freeze().await.expect("freezes");
+    let jobs = (0..BEFORE).map(|n| NewJob::new(&numbered(n)));
+    let asked_for = (0..5 * EACH).map(|n| {
+        let hour = Duration::from_secs(3600);
+        NewJob::new(&numbered(1)).id(format!("job-{n}")).delay(hour)
+    });
+    let mut stored = client.enqueue_many(jobs.chain(asked_for)).await.split_off(BEFORE as usize);
+    let jobs: Vec<_> = stored.drain(..).map(|stored| stored.expect("stored")).collect();
+    let asks = jobs.iter().enumerate().map(|(n, job)| {
+        let (client, queue, id) = (&client, &queue, job.id());
+        async move {
+            let known = match n / EACH {
+                0 => client.job(queue, None, id).await.map(drop),
+                1 => client.run_now(queue, None, id).await.map(drop),
+                2 => client.reschedule(queue, None, id, soon).await.map(drop),
+                3 => client.set_priority(queue, None, id, Priority::Low).await.map(drop),
+                _ => client.cancel(queue, None, id, "no").await.map(drop),
+            };
+            known.unwrap_or_else(|error| panic!("verb {}: {error}", n / EACH));
         }
-        let job = producer.enqueue(numbered(1)).delay(Duration::from_secs(3600));
-        let job = job.id(format!("job-{round}")).await.expect("stored");
-        let (id, soon) = (job.id(), Utc::now() + TimeDelta::hours(2));
-        let ask = async {
-            match round {
-                0 => client.job(&queue, None, id).await.map(drop),
-                1 => client.run_now(&queue, None, id).await.map(drop),
-                2 => client.reschedule(&queue, None, id, soon).await.map(drop),
-                3 => client.set_priority(&queue, None, id, Priority::Low).await.map(drop),
-                _ => client.cancel(&queue, None, id, "no").await.map(drop),
-            }
-        };
-        let (known, thawed) = tokio::join!(ask, cluster.node(lags).thaw());
-        thawed.expect("thaws");
-        known.unwrap_or_else(|error| panic!("round {round}: {error}"));
-    }
+    });
+    let (_, thawed) = tokio::join!(join_all(asks), lagging.thaw());
+    thawed.expect("thaws");
 }

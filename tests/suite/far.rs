@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{Datelike, Utc};
+use chrono::{Datelike, TimeDelta, Utc};
 use tidemill::{
     Client, Handler, JobContext, JobError, JobId, JobState, NewJob, Priority, Queue, Running,
     Status, Worker,
@@ -111,6 +111,35 @@ async fn a_queue_whose_jobs_are_on_the_move_is_not_empty() {
     let emptied = tokio::time::timeout(patience, far.wait_empty(&Queue::default())).await;
     assert!(emptied.is_err(), "it was never empty");
     running.drain().await;
+}
+
+#[tokio::test]
+async fn what_a_replica_lacks_is_not_missing() {
+    let mill = Mill::start().await;
+    let queue = Queue::default();
+    let hour = Duration::from_secs(3600);
+    let later = async |id: &str| {
+        let job = mill.client.enqueue(numbered(1)).id(id).delay(hour).await.expect("stored");
+        job.id().clone()
+    };
+    let link = Link::to_a_replica_that_lacks_all(mill.broker.url()).await;
+    let far = connect(&link.url).await;
+    let waits = later("waits").await;
+    assert!(matches!(state(&far, &waits).await, JobState::Scheduled(_)));
+    let soon = Utc::now() + TimeDelta::hours(2);
+    far.reschedule(&queue, None, &waits, soon).await.expect("moved to a timer");
+    assert!(
+        matches!(state(&far, &waits).await, JobState::Scheduled(due) if due + TimeDelta::seconds(1) > soon)
+    );
+    far.set_priority(&queue, None, &waits, Priority::Low).await.expect("moved among the timers");
+    far.run_now(&queue, None, &later("now").await).await.expect("moved to its lane");
+    let cancelled = far.cancel(&queue, None, &waits, "no").await.expect("cancelled");
+    assert_eq!(cancelled[0].status, Status::Cancelled);
+    let again = far.cancel(&queue, None, &waits, "no").await.expect("told");
+    assert!(again[0].had_ended);
+    assert!(matches!(state(&far, &waits).await, JobState::Ended(_)));
+    let nobody = JobId::new("nobody").expect("an id");
+    assert!(far.job(&queue, None, &nobody).await.expect_err("not there").is_not_found());
 }
 
 #[tokio::test]
