@@ -141,8 +141,10 @@ impl Cron<'_> {
     /// Removes an entry; `false` where there was none. Jobs that it has put out stay.
     ///
     /// # Errors
-    /// `is_permission` where these credentials may not read or delete the queue's timers.
+    /// `is_unsupported` on a server before 2.14, `is_permission` where these credentials may not read or
+    /// delete the queue's timers.
     pub async fn remove(&self, queue: &Queue, name: &CronName) -> Result<bool> {
+        self.client.require_cron().await?;
         let (conn, stream) = (self.client.conn(), self.client.streams(queue).timers);
         let mut newest = None;
         for _ in 0..TRIES {

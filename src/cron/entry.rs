@@ -168,12 +168,30 @@ pub(super) struct Found {
 }
 
 impl Cron<'_> {
+    /// The entries of all queues, by queue and name.
+    ///
+    /// # Errors
+    /// As [`Cron::list`]; `is_permission` also where these credentials may not list streams.
+    pub async fn list_all(&self) -> Result<Vec<CronEntry>> {
+        self.client.require_cron().await?;
+        let mut all = Vec::new();
+        for queue in self.client.queues().await? {
+            all.extend(self.read_entries(&queue).await?);
+        }
+        Ok(all)
+    }
+
     /// The entries of a queue, by name.
     ///
     /// # Errors
-    /// `is_not_found` where the queue does not exist, `is_permission` where these credentials may not
-    /// read its timers.
+    /// `is_unsupported` on a server before 2.14, `is_not_found` where the queue does not exist,
+    /// `is_permission` where these credentials may not read its timers.
     pub async fn list(&self, queue: &Queue) -> Result<Vec<CronEntry>> {
+        self.client.require_cron().await?;
+        self.read_entries(queue).await
+    }
+
+    pub(super) async fn read_entries(&self, queue: &Queue) -> Result<Vec<CronEntry>> {
         let ns = self.client.namespace();
         let mut fired = HashMap::new();
         for stored in self.read_all(queue, &fired_subject(ns, queue, None)).await? {
@@ -200,6 +218,7 @@ impl Cron<'_> {
     /// # Errors
     /// `is_not_found` where there is none of this name; as [`Cron::list`].
     pub async fn get(&self, queue: &Queue, name: &CronName) -> Result<CronEntry> {
+        self.client.require_cron().await?;
         self.find(queue, name).await?.ok_or_else(|| {
             let message = format!("queue {queue} has no cron entry {name}");
             Error::new(ErrorKind::NotFound, message)
