@@ -1,7 +1,7 @@
 //! Replacing a unique job that has not begun: its payload, its time, its priority.
 
 use crate::broker::{Expect, Published};
-use crate::client::{Client, JobHandle, NewJob};
+use crate::client::{Client, JobHandle, NewJob, Ready};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::Found;
 use crate::wire::guard_subject;
@@ -26,7 +26,10 @@ impl Client {
             ));
         }
         for _ in 0..TRIES {
-            let there = self.enqueue(job.clone()).await?;
+            let there = match self.enqueue(job.clone()).await {
+                Err(error) if error.is_duplicate() => return Err(self.unseen(job, error).await),
+                enqueued => enqueued?,
+            };
             if !there.is_duplicate() {
                 return Ok(there);
             }
@@ -44,6 +47,16 @@ impl Client {
         }
         let message = "others enqueue the same key all the time: try again";
         Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Why a job that is there cannot be replaced by those who may not look at it: the look says which
+    /// right they lack.
+    async fn unseen(&self, job: NewJob, duplicate: Error) -> Error {
+        let looked = async {
+            let Ready { queue, kind, id, .. } = job.finish()?;
+            self.find(&queue, Some(&kind), &id).await
+        };
+        looked.await.err().unwrap_or(duplicate)
     }
 
     /// Stores the new one beside the old, then ends the old; `None` if the old has moved.
