@@ -1,6 +1,7 @@
 //! Looking at jobs: where one stands, which there are, what is running. Nothing is written for it:
 //! streams are read, and workers are asked.
 
+mod ended;
 mod find;
 mod list;
 mod state;
@@ -58,7 +59,8 @@ pub struct JobInfo {
     pub payload: Bytes,
     /// What is on record of its attempts, in order.
     pub attempts: Vec<AttemptRecord>,
-    /// Where a list goes on behind it: see [`JobFilter::after`]. `None` where it has ended.
+    /// Where a list goes on behind it: see [`JobFilter::after`]. `None` where it was looked up by its id
+    /// and has ended.
     pub cursor: Option<String>,
 }
 

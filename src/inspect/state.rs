@@ -107,6 +107,12 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
+    /// Whether it backs off because its last attempt failed.
+    pub(super) fn has_failed(&self) -> bool {
+        let failed = |last: &AttemptRecord| last.event == AttemptEvent::Failed;
+        matches!(self.state, JobState::BackingOff(_)) && self.attempts.last().is_some_and(failed)
+    }
+
     /// What is told of it.
     pub(crate) fn into_info(self, now: Time) -> JobInfo {
         let Self { found, state, attempts } = self;

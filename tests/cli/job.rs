@@ -30,6 +30,8 @@ async fn jobs_are_shown_and_listed_with_their_states() {
     assert_eq!(ids(&["--tag", "blue"]), ["a"]);
     assert_eq!(ids(&["--priority", "low"]), ["b"]);
     assert_eq!(ids(&["--state", "scheduled"]), ["b"]);
+    assert_eq!(ids(&["--state", "waiting"]), ["a"]);
+    assert_eq!(ids(&["--kind", "any"]), ["a", "b"]);
     assert_eq!(ids(&["--kind", "other"]), Vec::<String>::new());
     assert_eq!(ids(&["--limit", "1"]), ["a"]);
     let cut = mill.run(&["job", "ls", "--limit", "1", "--json"]);
@@ -46,6 +48,97 @@ async fn jobs_are_shown_and_listed_with_their_states() {
 }
 
 #[tokio::test]
+async fn jobs_are_listed_by_each_state_that_they_can_be_in() {
+    let mill = Mill::start().await;
+    let _worker = mill.work(&[
+        "--backoff",
+        "fixed:30000",
+        "--exec",
+        "good=true",
+        "--exec",
+        "hopeless=exit 65",
+        "--exec",
+        "failing=exit 1",
+        "--exec",
+        "long=sleep 600",
+    ]);
+    let ids = |state: &str| -> Vec<String> {
+        let jobs = mill.json(&["job", "ls", "--state", state]);
+        jobs.iter().map(|job| job["id"].as_str().expect("text").to_owned()).collect()
+    };
+    let listed = |state: &str, expected: &[&str]| {
+        eventually(&format!("{expected:?} as {state}"), || (ids(state) == expected).then_some(()));
+    };
+    for (id, kind) in [("g", "good"), ("h", "hopeless"), ("f", "failing"), ("l", "long")] {
+        mill.ok(&["enqueue", "default", kind, "--id", id]);
+    }
+    let past = "2020-01-01T00:00:00Z";
+    mill.ok(&["enqueue", "default", "good", "--id", "e", "--expires-at", past]);
+    mill.ok(&["enqueue", "default", "good", "--id", "c", "--in", "30s"]);
+    mill.ok(&["job", "cancel", "c"]);
+    mill.ok(&["enqueue", "default", "good", "--id", "g2", "--priority", "low"]);
+    for (state, expected) in [
+        ("done", &["g", "g2"][..]),
+        ("dead", &["h"]),
+        ("failed", &["f"]),
+        ("backing_off", &["f"]),
+        ("running", &["l"]),
+        ("expired", &["e"]),
+        ("cancelled", &["c"]),
+    ] {
+        listed(state, expected);
+    }
+    let done = mill.json(&["job", "ls", "--state", "done", "--limit", "1"]);
+    assert_eq!((&done[0]["id"], &done[0]["completion"]["status"]), (&"g".into(), &"done".into()));
+    let cursor = done[0]["cursor"].as_str().expect("text");
+    let rest = mill.json(&["job", "ls", "--state", "done", "--after", cursor]);
+    assert_eq!((rest.len(), &rest[0]["id"]), (1, &"g2".into()));
+    let low = mill.json(&["job", "ls", "--state", "done", "--priority", "low", "--kind", "good"]);
+    assert_eq!((low.len(), &low[0]["id"]), (1, &"g2".into()));
+    assert!(mill.ok(&["job", "ls", "--state", "dead"]).contains("dead, discarded"));
+    for wrong in [&["--tag", "blue"][..], &["--after", "j7"]] {
+        let said = mill.run(&[&["job", "ls", "--state", "done"], wrong].concat());
+        assert_eq!(said.code, 2, "{said:?}");
+    }
+    let over = mill.run(&["job", "cancel", "--all", "--state", "done", "--yes"]);
+    assert_eq!(over.code, 2, "{over:?}");
+    let would = mill.ok(&["job", "cancel", "--all", "--state", "failed", "--dry-run"]);
+    assert_eq!(would, "would be cancelled f failing (backing_off)\n");
+    mill.ok(&["job", "cancel", "--all", "--state", "failed", "--yes"]);
+    listed("failed", &[]);
+    listed("running", &["l"]);
+}
+
+/// However long the list, what the program holds of it is a page.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_long_list_takes_little_memory() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
+    const JOBS: usize = 100_000;
+    const MOST_KIB: u64 = 64 * 1024;
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "any", "--count", &JOBS.to_string()]);
+    for format in [&["--json"][..], &[]] {
+        let list = ["job", "ls", "--limit", "200000"];
+        let mut command = mill.command(&[&list[..], format].concat());
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("starts");
+        let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+        // It cannot have ended: there is more to come than the pipe holds.
+        let read = lines.by_ref().take(JOBS * 9 / 10).filter(|line| line.is_ok()).count();
+        assert_eq!(read, JOBS * 9 / 10);
+        let status = format!("/proc/{}/status", child.id());
+        let status = std::fs::read_to_string(status).expect("it runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().expect("a number");
+        assert!(peak < MOST_KIB, "{format:?} took {peak} KiB");
+        assert!(lines.count() >= JOBS / 10);
+        assert!(child.wait().expect("ends").success());
+    }
+}
+
+#[tokio::test]
 async fn jobs_are_cancelled_by_id_or_filter_after_a_word() {
     let mill = Mill::start().await;
     for id in ["a", "b", "c"] {
@@ -58,6 +151,9 @@ async fn jobs_are_cancelled_by_id_or_filter_after_a_word() {
     assert_eq!(mill.ok(&["job", "cancel", "a", "--reason", "a mistake"]), "cancelled a any\n");
     let gone = &mill.json(&["results", "get", "a"])[0];
     assert_eq!((&gone["status"], &gone["reason"]), (&"cancelled".into(), &"a mistake".into()));
+    let would = mill.ok(&["job", "cancel", "--all", "--kind", "any", "--dry-run"]);
+    assert_eq!(would, "would be cancelled b any (waiting)\n");
+    assert_eq!(mill.json(&["job", "ls"]).len(), 2, "nothing was done");
     let unasked = mill.run(&["job", "cancel", "--all"]);
     assert_eq!(unasked.code, 2, "{unasked:?}");
     assert!(unasked.err.contains("to cancel jobs without being asked, say --yes"), "{unasked:?}");
@@ -136,6 +232,9 @@ async fn a_job_is_moved_and_says_where_to() {
     let moved = &mill.json(&["job", "get", "a"])[0];
     assert_eq!((&moved["priority"], &moved["state"]), (&"high".into(), &"scheduled".into()));
     let at = ["job", "reschedule", "a", "--at", "2036-12-01T09:00:00+01:00"];
+    let would = mill.ok(&[&at[..], &["--dry-run"]].concat());
+    assert_eq!(would, "would be moved a to run at 2036-12-01 08:00:00Z\n");
+    assert!(!mill.ok(&["job", "get", "a"]).contains("2036"), "nothing was done");
     assert_eq!(mill.ok(&at), "moved a to run at 2036-12-01 08:00:00Z\n");
     assert!(mill.ok(&["job", "get", "a"]).contains("scheduled until 2036-12-01 08:00:00Z"));
     let _worker = mill.work(&["--exec", "any=echo ran"]);
