@@ -245,6 +245,29 @@ async fn a_job_is_moved_and_says_where_to() {
 }
 
 #[tokio::test]
+async fn a_move_that_would_be_refused_is_refused_when_it_is_only_told() {
+    let mill = Mill::start().await;
+    let _worker = mill.work(&["--backoff", "fixed:30000", "--exec", "any=exit 1"]);
+    mill.ok(&["enqueue", "default", "any", "--unique", "one"]);
+    let id = eventually("it backs off", || {
+        let job = mill.json(&["job", "ls", "--state", "failed"]).pop()?;
+        Some(job["id"].as_str()?.to_owned())
+    });
+    for change in [&["reschedule", &*id, "--in", "1h"][..], &["priority", &id, "low"]] {
+        for dry_run in [&[][..], &["--dry-run"]] {
+            let said = mill.run(&[&["job"], change, dry_run].concat());
+            assert_eq!(said.code, 2, "{change:?} {dry_run:?}: {said:?}");
+            assert!(said.err.contains("is unique and has been tried"), "{said:?}");
+        }
+    }
+    // At once it may run, by whatever word.
+    let past = ["job", "reschedule", &id, "--at", "2020-01-01T00:00:00Z"];
+    mill.ok(&[&past[..], &["--dry-run"]].concat());
+    mill.ok(&["job", "run", &id, "--dry-run"]);
+    mill.ok(&past);
+}
+
+#[tokio::test]
 async fn a_job_is_watched_to_its_end() {
     let mill = Mill::start().await;
     mill.ok(&["enqueue", "default", "any", "--id", "a"]);

@@ -111,6 +111,27 @@ fn verbs() -> Vec<(&'static str, &'static str, Call)> {
         }),
         verb!("resume", "$JS.API.CONSUMER.PAUSE.>", |client| client.resume(&queue(), None).await),
         verb!("purge", "$JS.API.STREAM.PURGE.>", |client| client.purge(&queue(), None).await),
+        verb!("plan_pause", "$JS.API.CONSUMER.INFO.>", |client| {
+            client.plan_pause(&queue(), None).await
+        }),
+        verb!("timers", "$JS.API.DIRECT.GET.TIDEMILL_TIMERS_default", |client| {
+            client.timers(&queue(), None).await
+        }),
+        verb!("unfinished", "$JS.API.STREAM.INFO.>", |client| client.unfinished(&queue()).await),
+        verb!("jobs that are done", "$JS.API.DIRECT.GET.TIDEMILL_RESULTS_default", |client| {
+            let mut done = all();
+            done.state = Some("done".into());
+            client.jobs(done).try_collect::<Vec<_>>().await
+        }),
+        verb!("attempts", "$JS.API.DIRECT.GET.TIDEMILL_ATTEMPTS_default", |client| {
+            let all = RecordFilter::queue(queue()).since(Since::Start);
+            let attempts = client.attempts(all).await?;
+            Box::pin(attempts).try_next().await
+        }),
+        verb!("attempts_of", "$JS.API.DIRECT.GET.TIDEMILL_ATTEMPTS_default", |client| {
+            let letter = client.dead_letter(&queue(), &id("buried")).await?;
+            client.attempts_of(&letter).await
+        }),
         verb!("queue_info", "$JS.API.CONSUMER.INFO.>", |client| client.queue_info(&queue()).await),
         verb!("wait_empty", "$JS.API.STREAM.INFO.>", |client| client.wait_empty(&queue()).await),
         verb!("remove_queue", "$JS.API.STREAM.DELETE.>", |client| {
@@ -143,6 +164,14 @@ fn verbs() -> Vec<(&'static str, &'static str, Call)> {
         verb!("cron pause", "tidemill.cron.>", |client| client
             .cron()
             .pause(&queue(), &tick())
+            .await),
+        verb!("cron plan", "$JS.API.STREAM.MSG.GET.TIDEMILL_TIMERS_default", |client| {
+            client.cron().plan(CronJob::new("tick", "@daily".parse()?, Ping)).await
+        }),
+        verb!("cron list_all", "$JS.API.STREAM.NAMES", |client| client.cron().list_all().await),
+        verb!("cron resume", "tidemill.cron.>", |client| client
+            .cron()
+            .resume(&queue(), &CronName::new("still")?)
             .await),
         verb!("cron run", "tidemill.jobs.>", |client| client.cron().run(&queue(), &tick()).await),
         verb!("cron remove", "$JS.API.STREAM.MSG.DELETE.TIDEMILL_TIMERS_default", |client| {
@@ -205,8 +234,11 @@ async fn prepare(admin: &Client) {
         admin.enqueue(NewJob::new(&Ping).id(id)).await.expect("stored");
     }
     admin.enqueue(NewJob::raw(Ping::KIND, "{}").unique("taken")).await.expect("stored");
-    let yearly = "@yearly".parse().expect("valid");
-    admin.cron().add(CronJob::new("tick", yearly, Ping)).await.expect("added");
+    for name in ["tick", "still"] {
+        let entry = CronJob::new(name, "@yearly".parse().expect("valid"), Ping);
+        admin.cron().add(entry).await.expect("added");
+    }
+    admin.cron().pause(&queue(), &CronName::new("still").expect("valid")).await.expect("paused");
 }
 
 #[tokio::test]
