@@ -1,9 +1,12 @@
 //! tidemill beside plain loops of the client library: on the same broker, in the same run, taking
 //! turns. What counts is the ratio; the rates are of this machine at this moment.
 //!
-//!     cargo bench --bench ratios                     100 000 jobs, three rounds
-//!     cargo bench --bench ratios -- 300000 5         so many, so often
+//!     cargo bench --bench ratios                       all, 100 000 jobs, three rounds
+//!     cargo bench --bench ratios -- --jobs 300000 --rounds 5
+//!     cargo bench --bench ratios -- drain              rows whose name has this in it
+//!     cargo bench --bench ratios -- --sync-always      with a broker that writes through
 
+mod cpu;
 mod raw;
 
 use std::process::Command;
@@ -11,109 +14,268 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
+use clap::Parser;
 use serde_json::Value;
 use tidemill::embedded::Broker;
 
+use crate::cpu::Cpu;
 use crate::raw::{Raw, Record};
+
+/// The allocator of the `tidemill` program, so that the loops have no worse one.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const PAYLOAD_BYTES: usize = 256;
 
 /// Jobs that run at once, on tidemill's side.
 const CONCURRENCY: &str = "50";
 
-/// What is compared: tidemill's figure, and the loop's.
-struct Ratio {
-    what: &'static str,
-    /// The scenario of `tidemill bench`, and which of its figures.
-    scenario: [&'static str; 2],
-    raw: Loop,
+/// Messages of a latency measurement: one at a time, they take their time.
+const MOST_FOR_LATENCY: u64 = 2_000;
+
+#[derive(Parser)]
+struct Args {
+    /// Only rows whose name has this in it
+    rows: Vec<String>,
+    #[arg(long, default_value_t = 100_000)]
+    jobs: u64,
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Let the broker write every message through to the disk
+    #[arg(long)]
+    sync_always: bool,
+    /// What cargo adds
+    #[arg(long, hide = true)]
+    bench: bool,
 }
 
+/// What is compared, and what the ratio should be.
+struct Row {
+    what: &'static str,
+    /// Arguments of `tidemill bench`, and which of its figures counts.
+    tidemill: &'static [&'static str],
+    of: &'static str,
+    beside: Beside,
+    target: Target,
+}
+
+/// What tidemill's figure is set beside.
 #[derive(Clone, Copy)]
-enum Loop {
+enum Beside {
+    /// The rate of a loop.
     Drain(Record),
     PublishOneByOne,
     Publish,
+    /// The median time from publish to receive.
+    Latency,
+    /// Another figure of tidemill's own, which it tells itself.
+    Itself,
 }
 
-const RATIOS: [Ratio; 4] = [
-    Ratio {
+#[derive(Clone, Copy)]
+enum Target {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+const ROWS: [Row; 10] = [
+    Row {
         what: "drain / fenced completion, then ack",
-        scenario: ["drain", ""],
-        raw: Loop::Drain(Record::Fenced),
+        tidemill: &["drain"],
+        of: "",
+        beside: Beside::Drain(Record::Fenced),
+        target: Target::AtLeast(1.3),
     },
-    Ratio {
+    Row {
         what: "drain / completion, then ack",
-        scenario: ["drain", ""],
-        raw: Loop::Drain(Record::Completion),
+        tidemill: &["drain"],
+        of: "",
+        beside: Beside::Drain(Record::Completion),
+        target: Target::AtLeast(1.1),
     },
-    Ratio {
-        what: "one awaited enqueue / publish",
-        scenario: ["enqueue", "one by one"],
-        raw: Loop::PublishOneByOne,
+    Row {
+        what: "drain without completions / ack",
+        tidemill: &["drain", "--no-completions"],
+        of: "",
+        beside: Beside::Drain(Record::Nothing),
+        target: Target::AtLeast(0.9),
     },
-    Ratio {
-        what: "many enqueued / published",
-        scenario: ["enqueue", "pipelined"],
-        raw: Loop::Publish,
+    Row {
+        what: "bulk enqueue / publish",
+        tidemill: &["enqueue"],
+        of: "bulk",
+        beside: Beside::Publish,
+        target: Target::AtLeast(1.2),
+    },
+    Row {
+        what: "bulk enqueue / publish one by one",
+        tidemill: &["enqueue"],
+        of: "bulk",
+        beside: Beside::PublishOneByOne,
+        target: Target::AtLeast(1.0),
+    },
+    Row {
+        what: "one awaited enqueue / publish one by one",
+        tidemill: &["enqueue"],
+        of: "one by one",
+        beside: Beside::PublishOneByOne,
+        target: Target::AtLeast(0.95),
+    },
+    Row {
+        what: "latency: enqueue to start / publish to receive",
+        tidemill: &["latency"],
+        of: "to start",
+        beside: Beside::Latency,
+        target: Target::AtMost(1.25),
+    },
+    Row {
+        what: "priority: critical p99 in a flood / idle",
+        tidemill: &["priority"],
+        of: "critical, under a flood of low",
+        beside: Beside::Itself,
+        target: Target::AtMost(3.0),
+    },
+    Row {
+        what: "backlog: drain with 1M waiting / 10k",
+        tidemill: &["backlog", "--waiting", "10000,1000000"],
+        of: "1000000 waiting",
+        beside: Beside::Itself,
+        target: Target::AtLeast(0.9),
+    },
+    Row {
+        what: "scale: 2 workers / twice one",
+        tidemill: &["scale", "--processes", "1,2"],
+        of: "2 processes",
+        beside: Beside::Itself,
+        target: Target::AtLeast(0.9),
     },
 ];
 
+/// A figure, and the processor time in microseconds that each job cost: tidemill's or the loop's, and
+/// the broker's.
+#[derive(Clone, Copy)]
+struct Measured {
+    figure: f64,
+    cpu_us: f64,
+    broker_cpu_us: f64,
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
-    // Cargo adds a flag of its own.
-    let mut numbers = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
-    let jobs: u64 = numbers.next().unwrap_or(100_000);
-    let rounds = numbers.next().unwrap_or(3);
-    let broker = Broker::start().await?;
+    let args = Args::parse();
+    let mut broker = Broker::builder();
+    if args.sync_always {
+        broker = broker.jetstream_config("sync_interval: always");
+    }
+    let broker = broker.start().await?;
     let raw = Raw::connect(broker.url()).await?;
-    println!("nats-server {}, {jobs} jobs of {PAYLOAD_BYTES} bytes", broker.version());
-    println!("{:>38} {:>10} {:>10} {:>7}", "", "tidemill/s", "loop/s", "ratio");
-    for Ratio { what, scenario, raw: of } in RATIOS {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            ours.push(tidemill(broker.url(), scenario, jobs)?);
-            theirs.push(plain(&raw, of, jobs).await?);
+    println!(
+        "nats-server {}, {} jobs of {PAYLOAD_BYTES} bytes, {} rounds in turn, the median",
+        broker.version(),
+        args.jobs,
+        args.rounds
+    );
+    println!("{:>46}  ratio  target  tidemill        loop   CPU+broker's a job", "");
+    for row in ROWS {
+        let wanted = |part: &String| row.what.contains(part.as_str());
+        if args.rows.is_empty() || args.rows.iter().any(wanted) {
+            compare(&broker, &raw, &row, &args).await?;
         }
-        let (ours, theirs) = (median(ours), median(theirs));
-        println!("{what:>38} {ours:>10.0} {theirs:>10.0} {:>7.2}", ours / theirs);
     }
     broker.stop().await.context("cannot stop the broker")
 }
 
-/// Jobs per second by `tidemill bench`, a process of its own.
-fn tidemill(url: &str, [scenario, of]: [&str; 2], jobs: u64) -> Result<f64> {
+async fn compare(broker: &Broker, raw: &Raw, row: &Row, args: &Args) -> Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..args.rounds {
+        ours.push(tidemill(broker, row, args.jobs)?);
+        if let Some(measured) = plain(broker, raw, row.beside, args.jobs).await? {
+            theirs.push(measured);
+        }
+    }
+    let ours = median(ours).context("there is a round")?;
+    let theirs = median(theirs);
+    let ratio = theirs.map_or(ours.figure, |theirs| ours.figure / theirs.figure);
+    let (is_met, target) = match row.target {
+        Target::AtLeast(least) => (ratio >= least, format!("≥ {least:.2}")),
+        Target::AtMost(most) => (ratio <= most, format!("≤ {most:.2}")),
+    };
+    let mark = if is_met { ' ' } else { '!' };
+    print!("{:>46}  {ratio:>5.2}{mark} {target}", row.what);
+    if let Some(theirs) = theirs {
+        print!("  {:>8.0}  {:>10.0}", ours.figure, theirs.figure);
+        for Measured { cpu_us, broker_cpu_us, .. } in [ours, theirs] {
+            print!("   {cpu_us:>4.1} + {broker_cpu_us:.1} µs");
+        }
+    }
+    println!();
+    Ok(())
+}
+
+/// What `tidemill bench` tells, a process of its own.
+fn tidemill(broker: &Broker, row: &Row, jobs: u64) -> Result<Measured> {
+    let cpu = Cpu::of(broker);
     let output = Command::new(env!("CARGO_BIN_EXE_tidemill"))
-        .args(["bench", scenario, "--connected", "--json", "--concurrency", CONCURRENCY])
+        .arg("bench")
+        .args(row.tidemill)
+        .args(["--connected", "--json", "--concurrency", CONCURRENCY])
         .args(["--jobs", &jobs.to_string(), "--payload", &PAYLOAD_BYTES.to_string()])
-        .env("NATS_URL", url)
+        .args(["--broker-pid", &cpu.pid().to_string()])
+        .env("NATS_URL", broker.url())
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     for line in String::from_utf8(output.stdout)?.lines() {
         let figures: Value = serde_json::from_str(line)?;
-        if figures["of"].as_str().unwrap_or_default() == of {
-            return figures["jobs_per_second"].as_f64().context("a rate");
+        if figures["of"].as_str().unwrap_or_default() != row.of {
+            continue;
         }
+        let figure = match row.beside {
+            Beside::Itself => &figures["ratio"],
+            Beside::Latency => &figures["latency"]["p50_us"],
+            Beside::Drain(_) | Beside::PublishOneByOne | Beside::Publish => {
+                &figures["jobs_per_second"]
+            }
+        };
+        let number = |value: &Value| value.as_f64().context("a number");
+        let each = 1e6 / number(&figures["jobs"])?;
+        return Ok(Measured {
+            figure: number(figure)?,
+            cpu_us: number(&figures["cpu_seconds"])? * each,
+            broker_cpu_us: number(&figures["broker_cpu_seconds"])? * each,
+        });
     }
-    anyhow::bail!("tidemill bench {scenario} has no figures of {of:?}")
+    anyhow::bail!("tidemill bench {:?} has no figures of {:?}", row.tidemill, row.of)
 }
 
-/// Jobs per second by a loop.
-async fn plain(raw: &Raw, of: Loop, jobs: u64) -> Result<f64> {
+/// What a loop comes to.
+async fn plain(broker: &Broker, raw: &Raw, beside: Beside, jobs: u64) -> Result<Option<Measured>> {
     raw.anew().await?;
     let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
-    let rate = |jobs: u64, took: Duration| jobs as f64 / took.as_secs_f64();
-    Ok(match of {
-        Loop::Drain(record) => {
-            raw.publish(jobs, payload).await?;
-            rate(jobs, raw.drain(jobs, record).await?)
+    if let Beside::Drain(_) = beside {
+        raw.publish(jobs, payload.clone()).await?;
+    }
+    let before = Cpu::of(broker);
+    let rate = |jobs: u64, took: Duration| (jobs, jobs as f64 / took.as_secs_f64());
+    let (jobs, figure) = match beside {
+        Beside::Itself => return Ok(None),
+        Beside::Drain(record) => rate(jobs, raw.drain(jobs, record).await?),
+        Beside::PublishOneByOne => {
+            let jobs = jobs / 10;
+            rate(jobs, raw.publish_one_by_one(jobs, payload).await?)
         }
-        Loop::PublishOneByOne => rate(jobs / 10, raw.publish_one_by_one(jobs / 10, payload).await?),
-        Loop::Publish => rate(jobs, raw.publish(jobs, payload).await?),
-    })
+        Beside::Publish => rate(jobs, raw.publish(jobs, payload).await?),
+        Beside::Latency => {
+            let jobs = jobs.min(MOST_FOR_LATENCY);
+            (jobs, raw.latency(jobs, payload).await?.as_secs_f64() * 1e6)
+        }
+    };
+    let each = |seconds: f64| seconds * 1e6 / jobs as f64;
+    let used = before.until_now(broker);
+    Ok(Some(Measured { figure, cpu_us: each(used.ours), broker_cpu_us: each(used.brokers) }))
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    figures[figures.len() / 2]
+/// The round with the middle figure.
+fn median(mut rounds: Vec<Measured>) -> Option<Measured> {
+    rounds.sort_by(|one, other| one.figure.total_cmp(&other.figure));
+    rounds.get(rounds.len() / 2).copied()
 }

@@ -109,6 +109,24 @@ impl Raw {
         Ok(started.elapsed())
     }
 
+    /// The median time from a publish to where its message is received, one at a time.
+    pub(crate) async fn latency(&self, jobs: u64, payload: Bytes) -> Result<Duration> {
+        let consumer = self.consumer().await?;
+        let mut messages = consumer.stream().max_messages_per_batch(GROUP).messages().await?;
+        let mut took = Vec::new();
+        for n in 0..jobs {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let published = Instant::now();
+            let stored = self.context.publish(job_subject(n), payload.clone()).await?;
+            let message = messages.next().await.context("messages end")??;
+            took.push(published.elapsed());
+            stored.await?;
+            message.double_ack().await.map_err(anyhow::Error::from_boxed)?;
+        }
+        took.sort();
+        Ok(took[took.len() / 2])
+    }
+
     /// Gets through what waits.
     pub(crate) async fn drain(&self, jobs: u64, record: Record) -> Result<Duration> {
         let consumer = self.consumer().await?;

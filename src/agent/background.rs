@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::event::AgentEvent;
@@ -77,11 +78,33 @@ pub enum JobType {
     },
 }
 
-/// When a job may run.
+/// When a job may run. A condition that is not known here is refused when it is read: a job that waits
+/// for something must not run as if it did not.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "AnyConditions")]
 pub struct JobConditions {
     /// Not before this time.
     pub run_after: Option<DateTime<Utc>>,
+}
+
+/// Conditions as they are written, by whatever version.
+#[derive(Deserialize)]
+struct AnyConditions {
+    run_after: Option<DateTime<Utc>>,
+    #[serde(flatten)]
+    unknown: Map<String, Value>,
+}
+
+impl TryFrom<AnyConditions> for JobConditions {
+    type Error = String;
+
+    fn try_from(AnyConditions { run_after, unknown }: AnyConditions) -> Result<Self, String> {
+        // One that is null is not set.
+        match unknown.iter().find(|(_, condition)| !condition.is_null()) {
+            Some((name, _)) => Err(format!("unknown condition `{name}`")),
+            None => Ok(Self { run_after }),
+        }
+    }
 }
 
 impl From<JobPriority> for Priority {
@@ -119,13 +142,13 @@ impl BackgroundJob {
         let mut headers = Headers::new();
         headers.set(name::RUN, run.as_str());
         if self.retries > 0 {
-            headers.set(name::ATTEMPTS_USED, self.retries.to_string());
+            headers.set(name::ATTEMPTS_USED, count(self.retries).to_string());
         }
-        headers.set(name::MAX_RETRIES, self.max_retries.to_string());
+        headers.set(name::MAX_RETRIES, count(self.max_retries).to_string());
         headers.set(name::BACKOFF, BACKOFF);
         headers.set(name::CREATED_AT, time::to_text(&self.created_at));
         if let Some(run_after) = self.conditions.run_after {
-            headers.set(name::RUN_AFTER, time::to_text(&run_after));
+            headers.set(name::RUN_AFTER, time::to_text_not_before(&run_after));
         }
         let kind = Kind::new(self.job_type.kind())?;
         let payload = self.job_type.into_payload().map_err(|error| {
@@ -135,6 +158,11 @@ impl BackgroundJob {
         let payload = payload.into();
         Ok(Ready { queue: queue.clone(), priority, kind, id, run, headers, payload })
     }
+}
+
+/// A number of attempts as it travels: more than that nobody will live to see.
+fn count(attempts: usize) -> u32 {
+    u32::try_from(attempts).unwrap_or(u32::MAX)
 }
 
 impl JobType {
@@ -150,39 +178,40 @@ impl JobType {
     fn into_payload(self) -> serde_json::Result<Vec<u8>> {
         match self {
             Self::PersistEvent { run_id, event } => {
-                serde_json::to_vec(&PersistEvent { run_id, event })
+                serde_json::to_vec(&PersistEvent::new(run_id, event))
             }
             Self::PublishExternalEvent { event } => {
-                serde_json::to_vec(&PublishExternalEvent { event })
+                serde_json::to_vec(&PublishExternalEvent::new(event))
             }
-            Self::TestJob { message } => serde_json::to_vec(&TestJob { message }),
+            Self::TestJob { message } => serde_json::to_vec(&TestJob::new(message)),
         }
     }
 }
 
 impl From<PersistEvent> for JobType {
-    fn from(PersistEvent { run_id, event }: PersistEvent) -> Self {
+    fn from(PersistEvent { run_id, event, .. }: PersistEvent) -> Self {
         Self::PersistEvent { run_id, event }
     }
 }
 
 impl From<PublishExternalEvent> for JobType {
-    fn from(PublishExternalEvent { event }: PublishExternalEvent) -> Self {
+    fn from(PublishExternalEvent { event, .. }: PublishExternalEvent) -> Self {
         Self::PublishExternalEvent { event }
     }
 }
 
 impl From<TestJob> for JobType {
-    fn from(TestJob { message }: TestJob) -> Self {
+    fn from(TestJob { message, .. }: TestJob) -> Self {
         Self::TestJob { message }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
+    use crate::wire::JobHeaders;
 
     /// What the runtime's own crate wrote when it was shut down with jobs left.
     const PENDING: &str = include_str!("../../tests/fixtures/pending_jobs.json");
@@ -206,5 +235,55 @@ mod tests {
             let sent = job.into_ready(&Queue::default()).expect("valid").payload;
             assert_eq!(serde_json::from_slice::<Value>(&sent).expect("JSON"), payload);
         }
+    }
+
+    fn job(change: impl FnOnce(&mut Value)) -> BackgroundJob {
+        let mut entry = serde_json::from_str::<Value>(PENDING).expect("JSON")[0].take();
+        change(&mut entry);
+        serde_json::from_value(entry).expect("reads")
+    }
+
+    #[test]
+    fn numbers_and_times_that_cannot_travel_are_cut_to_those_that_can() {
+        let run_after = |text: &str| {
+            let job = job(|entry| entry["conditions"]["run_after"] = json!(text));
+            let headers = job.into_ready(&Queue::default()).expect("valid").headers;
+            headers.get(name::RUN_AFTER).expect("set").to_owned()
+        };
+        // Rather a little later than a little before its time.
+        assert_eq!(run_after("2026-11-23T07:00:07.419000001Z"), "2026-11-23T07:00:07.420Z");
+        assert_eq!(run_after("2026-11-23T07:00:07.419Z"), "2026-11-23T07:00:07.419Z");
+        assert_eq!(run_after("+12000-01-01T00:00:00Z"), "9999-12-31T23:59:59.999Z");
+        let many = job(|entry| {
+            entry["retries"] = json!(u64::MAX);
+            entry["max_retries"] = json!(u64::MAX);
+            entry["created_at"] = json!("+12000-01-01T00:00:00Z");
+        });
+        let headers = many.into_ready(&Queue::default()).expect("valid").headers;
+        assert!(JobHeaders::parse(&headers).is_ok(), "{headers:?}");
+        assert_eq!(headers.get(name::MAX_RETRIES), Some("4294967295"));
+    }
+
+    #[test]
+    fn payloads_keep_what_a_later_version_adds() {
+        fn round_trip<J: Job>(mut payload: Value) {
+            payload["added_later"] = json!({"deep": [1.5, null]});
+            let job: J = serde_json::from_value(payload.clone()).expect("reads");
+            assert_eq!(serde_json::to_value(&job).expect("writes"), payload);
+        }
+        let event = json!("RunPaused");
+        round_trip::<PersistEvent>(json!({"run_id": RunId::new(), "event": event}));
+        round_trip::<PublishExternalEvent>(json!({"event": event}));
+        round_trip::<TestJob>(json!({"message": "hello"}));
+    }
+
+    #[test]
+    fn a_condition_that_is_not_known_is_refused_unless_it_is_not_set() {
+        let read = |conditions: Value| serde_json::from_value::<JobConditions>(conditions);
+        for unconditional in [json!({}), json!({"run_after": null, "depends_on": null})] {
+            assert_eq!(read(unconditional).expect("reads"), JobConditions::default());
+        }
+        let refused = read(json!({"run_after": null, "depends_on": ["a"]})).expect_err("unknown");
+        assert!(refused.to_string().contains("unknown condition `depends_on`"), "{refused}");
     }
 }

@@ -1,7 +1,10 @@
 //! What happens in an agent's run, as events.
 //!
 //! Every struct keeps the fields that it does not know in `extra`, and [`AgentEvent`] keeps events that
-//! it does not know, or cannot read, as they are: what comes in goes out unchanged.
+//! it does not know, or cannot read, as they are: what comes in goes out unchanged. The one exception
+//! are numbers that no machine has a type for: integers beyond 64 bits become the nearest floating-point
+//! number, and one beyond its range is no event. To keep those would change how `serde_json` reads
+//! numbers in the user's whole build.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -17,7 +20,8 @@ macro_rules! events {
         $variant:ident($name:ident)
     ),* $(,)?) => {
         /// Something that happened in a run. On the wire it is an object with one field, whose name
-        /// says what: `{"RunCancelled": {"run_id": "…", "timestamp": "…"}}`.
+        /// says what: `{"RunCancelled": {"run_id": "…", "timestamp": "…"}}`. One that has nothing more
+        /// to say, as a later version may add, is a word.
         #[derive(Clone, Debug, PartialEq)]
         #[non_exhaustive]
         pub enum AgentEvent {
@@ -42,10 +46,7 @@ macro_rules! events {
             pub fn name(&self) -> &str {
                 match self {
                     $(Self::$variant(_) => stringify!($variant),)*
-                    Self::Other(event) => {
-                        let first = event.as_object().and_then(|event| event.keys().next());
-                        first.map(String::as_str).unwrap_or_default()
-                    }
+                    Self::Other(event) => name(event).unwrap_or_default(),
                 }
             }
         }
@@ -65,9 +66,10 @@ macro_rules! events {
         impl<'de> Deserialize<'de> for AgentEvent {
             fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
                 let value = Value::deserialize(input)?;
-                let Some((name, fields)) = single(&value) else {
-                    return Err(de::Error::custom("an event is an object with one field"));
+                let Some(name) = name(&value) else {
+                    return Err(de::Error::custom("an event is a word, or an object with one field"));
                 };
+                let fields = &value[name];
                 let known = match name {
                     $(stringify!($variant) => $name::deserialize(fields).ok().map(Self::$variant),)*
                     _ => None,
@@ -78,11 +80,11 @@ macro_rules! events {
     };
 }
 
-/// The name and the fields of an event.
-fn single(value: &Value) -> Option<(&str, &Value)> {
-    let mut fields = value.as_object()?.iter();
-    let (name, fields_of_it) = fields.next()?;
-    fields.next().is_none().then_some((name, fields_of_it))
+/// The name of what is written as an enum's variant; `None` for what is not.
+pub(super) fn name(value: &Value) -> Option<&str> {
+    let Value::Object(fields) = value else { return value.as_str() };
+    let mut names = fields.keys();
+    names.next().filter(|_| names.next().is_none()).map(String::as_str)
 }
 
 events! {
@@ -300,11 +302,17 @@ pub enum ToolExecutionResult {
     Success {
         /// What it gave.
         output: Value,
+        /// Fields that are not known here.
+        #[serde(flatten)]
+        extra: Map<String, Value>,
     },
     /// It failed.
     Failure {
         /// What went wrong.
         error: String,
+        /// Fields that are not known here.
+        #[serde(flatten)]
+        extra: Map<String, Value>,
     },
     /// What is not known here.
     #[serde(untagged)]
@@ -418,11 +426,21 @@ mod tests {
         }
     }
 
+    /// Adds a field to each object but one that is the tag of a variant, at any depth.
+    fn add_to_every_object(value: &mut Value) {
+        let Value::Object(fields) = value else { return };
+        fields.values_mut().for_each(add_to_every_object);
+        let is_tag = ["Success", "Failure", "unknown"].iter().any(|tag| fields.contains_key(*tag));
+        if !is_tag {
+            fields.insert("added_later".to_owned(), json!({"deep": [1.5, null]}));
+        }
+    }
+
     #[test]
     fn what_a_later_version_adds_goes_through() {
         for mut value in one_of_each() {
             let fields = value.as_object_mut().and_then(|event| event.values_mut().next());
-            fields.expect("fields")["added_later"] = json!({"deep": [1.5, null]});
+            add_to_every_object(fields.expect("fields"));
             assert!(!matches!(round_trip(&value), AgentEvent::Other(_)), "{value}");
         }
         let unknown = json!({"RunPaused": {"run_id": RUN, "by": "somebody"}});
@@ -431,6 +449,11 @@ mod tests {
             (event.name(), event.run_id().expect("told").to_string()),
             ("RunPaused", RUN.into())
         );
+        let word = round_trip(&json!("RunPaused"));
+        assert_eq!((word.name(), word.run_id()), ("RunPaused", None));
+        for none in [json!(7), json!(null), json!([]), json!({}), json!({"A": 1, "B": 2})] {
+            assert!(serde_json::from_value::<AgentEvent>(none.clone()).is_err(), "{none}");
+        }
         // Of a kind that is known, with a field that has become another type.
         let changed =
             json!({"RunFailed": {"run_id": RUN, "error": {"code": 7}, "timestamp": "now"}});
@@ -445,9 +468,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_an_event_is_it_is_not_changed(name in "[A-Za-z]{1,20}", key in ".{0,8}", n in any::<i64>()) {
-            let value = json!({ name: { key: n } });
-            round_trip(&value);
+        fn whatever_an_event_is_it_is_not_changed(
+            name in "[A-Za-z]{1,20}",
+            key in ".{0,8}",
+            n in any::<i64>(),
+            x in prop::num::f64::NORMAL | prop::num::f64::SUBNORMAL | prop::num::f64::ZERO,
+        ) {
+            let text = json!({ name: { key: [json!(n), json!(x)] } }).to_string();
+            let event: AgentEvent = serde_json::from_str(&text).expect("reads");
+            prop_assert_eq!(serde_json::to_string(&event).expect("writes"), text);
         }
     }
 }

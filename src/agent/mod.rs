@@ -19,7 +19,7 @@
 //! let store = Arc::new(JetStreamRunStore::open(&client).await?);
 //! let worker = tidemill::agent::persisting(Worker::builder(&client), store.clone());
 //! let running = worker.build()?.start().await?;
-//! client.enqueue(PersistEvent { run_id, event }).await?.completion().await?;
+//! client.enqueue(PersistEvent::new(run_id, event)).await?.completion().await?;
 //! println!("{} events", store.events(run_id).await?.len());
 //! # Ok(())
 //! # }
@@ -44,7 +44,7 @@ pub use event::{
 };
 pub use jobs::{PersistEvent, PublishExternalEvent, TestJob, persisting, publishing};
 pub use pool::{Execution, JobPool, JobPoolBuilder, PoolFile, PoolImport};
-pub use publish::{EventPublisher, JetStreamPublisher, PublishError, Publishers};
+pub use publish::{EventPublisher, JetStreamPublisher, NoOpPublisher, PublishError, Publishers};
 #[cfg(feature = "redis")]
 pub use publish_redis::RedisStreamsPublisher;
 pub use run::{RunEvent, RunFilter, RunId, RunRecord, RunStatus};

@@ -68,6 +68,24 @@ impl EventPublisher for JetStreamPublisher {
     }
 }
 
+/// Publishes to nobody, and has nothing to say against it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoOpPublisher;
+
+impl NoOpPublisher {
+    /// Such a publisher.
+    pub const fn new() -> Self {
+        Self
+    }
+}
+
+#[async_trait]
+impl EventPublisher for NoOpPublisher {
+    async fn publish(&self, _: &JobId, _: &AgentEvent) -> Result<(), PublishError> {
+        Ok(())
+    }
+}
+
 /// Where handlers find the publisher of the moment; it can be set and replaced while they run. Without
 /// one, events are done with.
 #[derive(Clone, Default)]

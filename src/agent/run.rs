@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::event::AgentEvent;
+use super::event::{self, AgentEvent};
 use crate::token::JobId;
 
 /// Which run of an agent.
@@ -18,7 +18,6 @@ pub struct RunId(Uuid);
 
 impl RunId {
     /// A fresh one.
-    #[expect(clippy::new_without_default, reason = "two defaults would not be the same")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
@@ -31,6 +30,13 @@ impl RunId {
     /// Its UUID.
     pub const fn as_uuid(&self) -> &Uuid {
         &self.0
+    }
+}
+
+/// A fresh one: two defaults are not the same.
+impl Default for RunId {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -70,9 +76,9 @@ pub enum RunStatus {
     Failed,
     /// Cancelled.
     Cancelled,
-    /// One that is not known here.
+    /// One that is not known here: a word, or an object with one field, whose name says what.
     #[serde(untagged)]
-    Other(String),
+    Other(Value),
 }
 
 impl RunStatus {
@@ -81,7 +87,7 @@ impl RunStatus {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 
-    /// Its name on the wire.
+    /// Its name on the wire; empty where an unknown one does not tell.
     pub fn as_str(&self) -> &str {
         match self {
             Self::Pending => "Pending",
@@ -93,7 +99,7 @@ impl RunStatus {
             Self::Completed => "Completed",
             Self::Failed => "Failed",
             Self::Cancelled => "Cancelled",
-            Self::Other(name) => name,
+            Self::Other(status) => event::name(status).unwrap_or_default(),
         }
     }
 }
@@ -161,6 +167,16 @@ pub struct RunEvent {
     pub event: AgentEvent,
     /// When it was appended.
     pub timestamp: DateTime<Utc>,
+    /// Fields that are not known here.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
+}
+
+impl RunEvent {
+    /// An event that a job appends now.
+    pub fn new(sequence: u64, run_id: RunId, job: JobId, event: AgentEvent) -> Self {
+        Self { sequence, run_id, job, event, timestamp: Utc::now(), extra: Map::new() }
+    }
 }
 
 /// Which runs to list.
@@ -189,5 +205,34 @@ impl RunFilter {
         runs.sort_by_key(|run| (run.created_at, run.id));
         let limit = self.limit.unwrap_or(usize::MAX);
         runs.into_iter().skip(self.offset).take(limit).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn statuses_of_later_versions_go_through() {
+        for (status, name) in [
+            (json!("Pending"), "Pending"),
+            (json!("Dreaming"), "Dreaming"),
+            (json!({"Paused": {"by": "somebody"}}), "Paused"),
+        ] {
+            let read: RunStatus = serde_json::from_value(status.clone()).expect("a status");
+            assert_eq!(read.as_str(), name);
+            assert_eq!(serde_json::to_value(&read).expect("writes"), status);
+        }
+    }
+
+    #[test]
+    fn an_entry_of_a_log_keeps_what_a_later_version_adds() {
+        let run = RunId::default();
+        let entry = json!({"sequence": 0, "run_id": run, "job": "a", "event": "RunPaused",
+            "timestamp": "2026-11-23T07:00:05Z", "added_later": [1, null]});
+        let read: RunEvent = serde_json::from_value(entry.clone()).expect("an entry");
+        assert_eq!(serde_json::to_value(&read).expect("writes"), entry);
     }
 }

@@ -4,6 +4,8 @@
 //! wakes the reader. A lost connection or a missed wake-up therefore delays records and loses none.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::TryStreamExt;
 use futures_util::stream::{self, Stream};
@@ -85,7 +87,8 @@ impl Client {
         &self,
         filter: RecordFilter,
     ) -> Result<impl Stream<Item = Result<Completion>> + Send + use<>> {
-        Ok(self.follow(RecordKind::Result, filter).await?.map_ok(|(_, record)| record))
+        let records = self.follow(RecordKind::Result, filter, Bookmark::default()).await?;
+        Ok(records.map_ok(|(_, record)| record))
     }
 
     /// Follows the ledger of attempts of a queue, without end: failed ones above all. (A run that
@@ -97,20 +100,37 @@ impl Client {
         &self,
         filter: RecordFilter,
     ) -> Result<impl Stream<Item = Result<AttemptRecord>> + Send + use<>> {
-        Ok(self.follow(RecordKind::Attempt, filter).await?.map_ok(|(_, record)| record))
+        let records = self.follow(RecordKind::Attempt, filter, Bookmark::default()).await?;
+        Ok(records.map_ok(|(_, record)| record))
     }
 
-    /// Follows records of a queue, each with whose it is.
+    /// Follows records of a queue, each with whose it is, from where a bookmark is.
     pub(crate) async fn follow<R: Record + Send>(
         &self,
         record: RecordKind,
         filter: RecordFilter,
+        bookmark: Bookmark,
     ) -> Result<impl Stream<Item = Result<(RecordKey, R)>> + Send + use<R>> {
-        let follower = Follower::new(self.clone(), record, filter).await?;
+        let follower = Follower::new(self.clone(), record, filter, bookmark).await?;
         Ok(stream::try_unfold(follower, |mut follower| async move {
             let record = follower.next().await?;
             Ok(Some((record, follower)))
         }))
+    }
+}
+
+/// How far records were followed: with it, whoever follows again after an error misses none.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Bookmark(Arc<AtomicU64>);
+
+impl Bookmark {
+    /// The sequence of the next record; `None` where nobody has begun to follow.
+    fn next(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|next| *next > 0)
+    }
+
+    fn put(&self, next: u64) {
+        self.0.store(next, Ordering::Relaxed);
     }
 }
 
@@ -121,28 +141,44 @@ struct Follower {
     subjects: String,
     wakes: Wakes,
     position: Start,
+    bookmark: Bookmark,
     read: VecDeque<Stored>,
 }
 
 impl Follower {
-    async fn new(client: Client, record: RecordKind, filter: RecordFilter) -> Result<Self> {
+    async fn new(
+        client: Client,
+        record: RecordKind,
+        filter: RecordFilter,
+        bookmark: Bookmark,
+    ) -> Result<Self> {
         let RecordFilter { queue, kind, id, since } = filter;
         let subjects = record_filter(&client.namespace, record, &queue, kind.as_ref(), id.as_ref());
         let stream = client.streams(&queue).of(record).to_owned();
         // Subscribed before the position is taken, so that nothing falls between.
         let wakes = Wakes::new(client.conn.subscribe(subjects.clone()).await?);
-        let position = match since {
-            Since::Now => Start::Sequence(client.conn.last_sequence(&stream).await? + 1),
-            Since::Time(from) => Start::Time(from),
-            Since::Start => Start::Sequence(1),
+        let position = match (bookmark.next(), since) {
+            (Some(next), _) => {
+                let is_made_anew = next > client.conn.last_sequence(&stream).await? + 1;
+                Start::Sequence(if is_made_anew { 1 } else { next })
+            }
+            (None, Since::Now) => {
+                let next = client.conn.last_sequence(&stream).await? + 1;
+                bookmark.put(next);
+                Start::Sequence(next)
+            }
+            (None, Since::Time(from)) => Start::Time(from),
+            (None, Since::Start) => Start::Sequence(1),
         };
-        Ok(Self { client, record, stream, subjects, wakes, position, read: VecDeque::new() })
+        let read = VecDeque::new();
+        Ok(Self { client, record, stream, subjects, wakes, position, bookmark, read })
     }
 
     async fn next<R: Record>(&mut self) -> Result<(RecordKey, R)> {
         loop {
             while let Some(stored) = self.read.pop_front() {
                 self.position = Start::Sequence(stored.sequence + 1);
+                self.bookmark.put(stored.sequence + 1);
                 let key = RecordKey::parse(&self.client.namespace, self.record, &stored.subject);
                 let Some(key) = key else { continue };
                 if let Some(record) = parse_record(&key, &stored.payload) {

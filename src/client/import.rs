@@ -87,34 +87,42 @@ impl Import {
             };
             async move {
                 match first_try {
-                    Some(outcome) if !can_pass(&outcome) => outcome,
-                    Some(_) | None => self.put_again(position, job?).await,
+                    Some(Err(error)) if can_pass(&error) => self.client.store_patiently(job?).await,
+                    Some(outcome) => outcome,
+                    None => self.client.store_patiently(job?).await,
                 }
             }
         });
         stream::iter(stores).buffered(PIPELINE).collect().await
     }
+}
 
+impl Client {
     /// Stores a run that may be stored already, and goes on trying.
-    async fn put_again(&self, position: u64, job: Ready) -> Result<JobHandle> {
+    pub(crate) async fn store_patiently(&self, job: Ready) -> Result<JobHandle> {
+        self.patiently(|| self.store_once(job.clone())).await
+    }
+
+    /// Does what may be done again, until it is done or fails for a reason that does not pass.
+    pub(crate) async fn patiently<T, F>(&self, mut attempt: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
         let mut pause = FIRST_PAUSE;
         loop {
-            let outcome = self.client.store_once(job.clone()).await;
-            if !can_pass(&outcome) {
-                return outcome;
+            match attempt().await {
+                Err(error) if can_pass(&error) => tracing::info!(%error, "tried again"),
+                outcome => return outcome,
             }
-            tracing::info!(position, ?outcome, "tried again");
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 }
 
-/// Whether it was not stored for a reason that may pass.
-fn can_pass(outcome: &Result<JobHandle>) -> bool {
-    outcome
-        .as_ref()
-        .is_err_and(|error| error.is_unavailable() || error.is_unknown() || error.is_full())
+/// Whether something failed for a reason that may pass.
+fn can_pass(error: &Error) -> bool {
+    error.is_unavailable() || error.is_unknown() || error.is_full()
 }
 
 impl Ready {

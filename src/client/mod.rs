@@ -23,6 +23,8 @@ use chrono::{DateTime, Utc};
 pub use completion::JobHandle;
 pub use enqueue::Enqueue;
 pub(crate) use fence::{Fence, fence};
+#[cfg(feature = "agent")]
+pub(crate) use follow::Bookmark;
 pub use follow::{RecordFilter, Since};
 pub use import::Import;
 pub use new_job::NewJob;

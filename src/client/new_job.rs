@@ -147,7 +147,7 @@ impl NewJob {
     /// Not to be run before this time, by the broker's clock; a time that has passed means now.
     #[must_use]
     pub fn run_at(self, time: DateTime<Utc>) -> Self {
-        self.with(|draft| draft.set(name::RUN_AFTER, time::to_text(&time)))
+        self.with(|draft| draft.set(name::RUN_AFTER, time::to_text_not_before(&time)))
     }
 
     /// Not to be run before this long after the broker has stored it; whole milliseconds.

@@ -114,7 +114,7 @@ impl Client {
     }
 
     /// How a run ended, as the stream's leader has it.
-    pub(super) async fn end_of(&self, key: &RecordKey) -> Result<Option<Completion>> {
+    pub(crate) async fn end_of(&self, key: &RecordKey) -> Result<Option<Completion>> {
         let stream = self.streams(&key.queue).results;
         let subject = record_subject(&self.namespace, RecordKind::Result, key);
         let record = self.conn.last_of_leader(&stream, &subject).await?;
@@ -145,7 +145,7 @@ fn not_ours_to_see(job: &Ready) -> Error {
 }
 
 impl Ready {
-    pub(super) fn key(&self) -> RecordKey {
+    pub(crate) fn key(&self) -> RecordKey {
         RecordKey {
             queue: self.queue.clone(),
             kind: self.kind.clone(),

@@ -157,7 +157,7 @@ impl Client {
         let priority: Priority = lane.parse().ok()?;
         let Stored { subject, sequence, headers, payload, stored } = stored;
         let (key, options) = match read_job(ns, queue, priority, &subject, &headers, sequence) {
-            Reading::Job { key, options } => (key, *options),
+            Reading::Job { key, options } => (key, options),
             Reading::BadHeader { key, .. } | Reading::BadSubject { key, .. } => {
                 (key, JobHeaders::default())
             }

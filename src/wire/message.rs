@@ -10,7 +10,7 @@ use crate::token::{JobId, Namespace, Queue, RunId};
 pub(crate) enum Reading {
     Job {
         key: RecordKey,
-        options: Box<JobHeaders>,
+        options: JobHeaders,
     },
     /// It needs a newer protocol than ours.
     NewerProtocol,
@@ -52,10 +52,9 @@ pub(crate) fn read_job(
             problem: error.to_string(),
         },
         (Ok(_), Ok(subject)) => match JobHeaders::parse(headers) {
-            Ok(options) => Reading::Job {
-                key: key(subject.kind, subject.id, options.run.clone()),
-                options: Box::new(options),
-            },
+            Ok(options) => {
+                Reading::Job { key: key(subject.kind, subject.id, options.run.clone()), options }
+            }
             Err(error) => Reading::BadHeader {
                 key: key(subject.kind, subject.id, None),
                 problem: error.to_string(),

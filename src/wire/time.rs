@@ -2,13 +2,28 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::{DateTime, Datelike, SecondsFormat, TimeDelta, Utc};
 
 /// A moment as the broker counts it.
 pub(crate) type Time = DateTime<Utc>;
 
+/// The first and the last moment that can be written: RFC 3339 has years of four digits.
+const BEGINNING: &str = "0000-01-01T00:00:00.000Z";
+const END: &str = "9999-12-31T23:59:59.999Z";
+
+/// A moment, cut to whole milliseconds.
 pub(crate) fn to_text(time: &Time) -> String {
-    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+    match time.year() {
+        ..0 => BEGINNING.to_owned(),
+        0..=9999 => time.to_rfc3339_opts(SecondsFormat::Millis, true),
+        10_000.. => END.to_owned(),
+    }
+}
+
+/// The first whole millisecond that is not before a moment, for what must not happen earlier.
+pub(crate) fn to_text_not_before(time: &Time) -> String {
+    const JUST_BELOW: TimeDelta = TimeDelta::nanoseconds(999_999);
+    to_text(&time.checked_add_signed(JUST_BELOW).unwrap_or(Time::MAX_UTC))
 }
 
 pub(crate) fn parse(text: &str) -> Option<Time> {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -204,10 +204,9 @@ impl WorkerBuilder {
             park_over: self.park_over,
             lanes: Mutex::new(lanes),
             has_work: Notify::new(),
-            slots: Arc::new(Semaphore::new(self.concurrency)),
             leases: Arc::default(),
             cancelled: CancelledRuns::default(),
-            recorder,
+            recorder: Arc::new(recorder),
             settler,
             stop_fetching: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -1,110 +1,94 @@
 //! What a handler is told of its job, and can tell of it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
-use super::job::Work;
-use super::lease::Lease;
-use crate::broker::{Clock, Connection};
+use super::job::{Held, Work};
+use super::record::Recorder;
 use crate::priority::Priority;
-use crate::token::{JobId, Kind, Namespace, Queue, RunId};
+use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::time::{self, Time};
-use crate::wire::{Headers, RecordKey, events_subject};
+use crate::wire::{Headers, events_subject};
 
 /// The job that a handler is working on. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct JobContext(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    key: RecordKey,
-    priority: Priority,
+#[derive(Clone)]
+pub struct JobContext {
+    job: Arc<Held>,
+    recorder: Arc<Recorder>,
     attempt: u32,
     max_attempts: u32,
-    headers: Headers,
-    enqueued_at: Time,
     started_at: Time,
-    lease: Arc<Lease>,
-    namespace: Namespace,
-    conn: Connection,
-    clock: Clock,
 }
 
 impl JobContext {
-    pub(super) fn new(shared: &Shared, work: &Work, max_attempts: u32, started_at: Time) -> Self {
-        Self(Arc::new(Inner {
-            key: work.key.clone(),
-            priority: work.lane.priority,
-            attempt: work.attempt.number,
-            max_attempts,
-            headers: work.headers.clone(),
-            enqueued_at: work.enqueued_at(),
-            started_at,
-            lease: work.lease.clone(),
-            namespace: shared.namespace.clone(),
-            conn: shared.conn.clone(),
-            clock: shared.clock.clone(),
-        }))
+    pub(super) fn new(
+        work: &Work,
+        recorder: &Arc<Recorder>,
+        max_attempts: u32,
+        started_at: Time,
+    ) -> Self {
+        let (job, recorder) = (work.job.clone(), recorder.clone());
+        Self { job, recorder, attempt: work.attempt.number, max_attempts, started_at }
     }
 
     /// The job's id.
     pub fn id(&self) -> &JobId {
-        &self.0.key.id
+        &self.job.key.id
     }
 
     /// Which enqueue of the id this is.
     pub fn run(&self) -> &RunId {
-        &self.0.key.run
+        &self.job.key.run
     }
 
     /// The job's queue.
     pub fn queue(&self) -> &Queue {
-        &self.0.key.queue
+        &self.job.key.queue
     }
 
     /// The job's kind.
     pub fn kind(&self) -> &Kind {
-        &self.0.key.kind
+        &self.job.key.kind
     }
 
     /// The lane it came from.
     pub fn priority(&self) -> Priority {
-        self.0.priority
+        self.job.lane.priority
     }
 
     /// The number of this attempt, counted from 1.
     pub fn attempt(&self) -> u32 {
-        self.0.attempt
+        self.attempt
     }
 
     /// How many attempts the job gets in all.
     pub fn max_attempts(&self) -> u32 {
-        self.0.max_attempts
+        self.max_attempts
     }
 
     /// All headers that the job came with.
     pub fn headers(&self) -> &Headers {
-        &self.0.headers
+        &self.job.headers
     }
 
     /// When the job was enqueued, by the broker's clock.
     pub fn enqueued_at(&self) -> Time {
-        self.0.enqueued_at
+        self.job.enqueued_at()
     }
 
     /// When this attempt started, by the broker's clock.
     pub fn started_at(&self) -> Time {
-        self.0.started_at
+        self.started_at
     }
 
     /// Cancelled when the handler is to stop: its time is up, the worker drains, or the job may be
     /// another worker's by now. A handler that does not stop is dropped two seconds later.
     pub fn cancellation(&self) -> &CancellationToken {
-        self.0.lease.cancelled()
+        self.job.lease.cancelled()
     }
 
     /// Tells whoever watches how far the job is, from 0 to 1. Not stored; lost if nobody watches.
@@ -122,15 +106,27 @@ impl JobContext {
     }
 
     async fn tell(&self, mut event: serde_json::Value) {
-        let Inner { key, attempt, namespace, conn, clock, .. } = &*self.0;
+        let key = &self.job.key;
+        let Recorder { namespace, conn, clock, .. } = &*self.recorder;
         event["v"] = json!(crate::wire::PROTOCOL_VERSION);
         event["id"] = json!(key.id);
         event["run"] = json!(key.run);
-        event["attempt"] = json!(attempt);
+        event["attempt"] = json!(self.attempt);
         event["at"] = json!(time::to_text(&clock.now()));
         let subject = events_subject(namespace, &key.queue, &key.kind, &key.id);
         if let Err(error) = conn.publish(subject, Bytes::from(event.to_string())).await {
             tracing::debug!(%error, "an event was not sent");
         }
+    }
+}
+
+impl fmt::Debug for JobContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobContext")
+            .field("kind", self.kind())
+            .field("id", self.id())
+            .field("run", self.run())
+            .field("attempt", &self.attempt)
+            .finish_non_exhaustive()
     }
 }

@@ -112,7 +112,7 @@ impl Shared {
     fn asked_what_runs(&self, queue: usize, request: &[u8]) -> Vec<Bytes> {
         // Whoever says nothing, or what we do not know, hears of all.
         let RunningRequest { id } = serde_json::from_slice(request).unwrap_or_default();
-        let mut jobs = self.leases.running(queue);
+        let mut jobs = self.leases.running(queue, &self.recorder.worker);
         jobs.retain(|job| id.as_ref().is_none_or(|id| *id == job.id));
         let told = |jobs: &[RunningJob]| {
             let answer = RunningAnswer { jobs: jobs.to_vec() };

@@ -1,5 +1,6 @@
 //! The way into a lane: what was decided about a job before it may run is carried out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
@@ -22,7 +23,7 @@ impl Work {
 
 impl Shared {
     /// Decides about a job that may have been run before.
-    pub(super) async fn admit_by_record(&self, work: Work) {
+    pub(super) async fn admit_by_record(self: &Arc<Self>, work: Work) {
         match self.history(&work).await {
             Ok(history) => {
                 let of_kind = self.handlers.get(&work.key.kind).map(|handler| &handler.policy);
@@ -59,7 +60,7 @@ impl Shared {
         Ok(History { is_duplicate, ..history })
     }
 
-    pub(super) async fn carry_out(&self, mut work: Work, admission: Admission) {
+    pub(super) async fn carry_out(self: &Arc<Self>, mut work: Work, admission: Admission) {
         match admission {
             Admission::Run(_) if !self.handlers.contains_key(&work.key.kind) => {
                 self.give_up(work.lane, 1);

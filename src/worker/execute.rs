@@ -1,7 +1,9 @@
 //! One attempt: announce, run the handler within its limits, hand the outcome on to be settled.
 
+use std::task::Poll;
 use std::time::Duration;
 
+use futures_util::poll;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
 
@@ -34,12 +36,13 @@ enum Ended {
 
 /// Runs one attempt and queues what becomes of its job.
 pub(super) async fn attempt(shared: &Shared, work: Work) {
-    let Some(handler) = shared.handlers.get(&work.key.kind).cloned() else {
+    let Some(handler) = shared.handlers.get(&work.key.kind) else {
         // Admission lets through only kinds that are registered.
         return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
     };
     // In this order, so that whoever cancels finds it running or is found by it.
-    work.lease.runs(work.as_running(&shared.recorder.worker, shared.clock.now()));
+    let started_at = shared.clock.now();
+    work.lease.runs(work.attempt.number, started_at);
     if shared.cancelled.contains(&work.key) {
         return shared.settle(work, Settlement::Forget).await;
     }
@@ -53,15 +56,14 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
         return shared.settle(work, Settlement::Release { delay }).await;
     }
-    let started_at = shared.clock.now();
     let span = tracing::info_span!(
         "job",
         id = %work.key.id,
         kind = %work.key.kind,
         attempt = work.attempt.number
     );
-    let ended = run(shared, &handler, &work, started_at).instrument(span).await;
-    if let Some(settlement) = decide(&handler, &work, ended) {
+    let ended = run(shared, handler, &work, started_at).instrument(span).await;
+    if let Some(settlement) = decide(handler, &work, ended) {
         shared.settler.settle(ToSettle { work, settlement, started_at: Some(started_at) }).await;
     } else {
         tracing::warn!(job = %work.key.id, "the lease is lost; another worker has the job");
@@ -76,17 +78,22 @@ async fn announce(shared: &Shared, work: &Work) -> crate::Result<()> {
 async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) -> Ended {
     let limit = work.options.timeout.unwrap_or(handler.timeout);
     let max_attempts = work.policy(&handler.policy).max_attempts();
-    let context = JobContext::new(shared, work, max_attempts, started_at);
+    let context = JobContext::new(work, &shared.recorder, max_attempts, started_at);
     let call = handler.call(work.payload.clone(), context, &shared.middleware);
     let handler = panic::capture_async(call);
     tokio::pin!(handler);
+    let returned = |outcome| match (outcome, work.lease.stopped()) {
+        // It failed because it was told to stop.
+        (Err(_), Some(why)) => Ended::Stopped(why),
+        (outcome, _) => Ended::Returned(outcome),
+    };
+    // What is done at once needs no clock to watch it.
+    if let Poll::Ready(outcome) = poll!(handler.as_mut()) {
+        return returned(outcome);
+    }
     let stopped = tokio::select! {
         biased;
-        outcome = &mut handler => return match (outcome, work.lease.stopped()) {
-            // It failed because it was told to stop.
-            (Err(_), Some(why)) => Ended::Stopped(why),
-            (outcome, _) => Ended::Returned(outcome),
-        },
+        outcome = &mut handler => return returned(outcome),
         () = sleep_until(Instant::now() + limit) => Ended::TimedOut,
         why = stopped(&work.lease) => Ended::Stopped(why),
     };

@@ -4,20 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
 use super::admit::{FirstSight, admit_undisturbed};
 use super::history::highest_in_ledger;
-use super::job::{Attempt, Work};
+use super::job::{Attempt, Held, Work};
 use super::lanes::LaneId;
 use super::lease::Lease;
 use crate::broker::{Born, Delivery, Pulled, Puller, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::{BuryReason, Settlement};
 use crate::wire::time::Time;
-use crate::wire::{ErrorInfo, Reading, read_job};
+use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
 
 /// Pauses after something went wrong with the broker, doubling, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -134,7 +135,16 @@ impl Fetcher {
         }
     }
 
+    /// Takes what has come, and what else is there without waiting.
     async fn take(&mut self, pulled: Pulled) {
+        let mut next = Some(pulled);
+        while let Some(pulled) = next {
+            self.take_one(pulled).await;
+            next = self.puller.next().now_or_never();
+        }
+    }
+
+    async fn take_one(&mut self, pulled: Pulled) {
         match pulled {
             Pulled::Job(delivery) => {
                 self.pause = FIRST_PAUSE;
@@ -198,12 +208,6 @@ impl Fetcher {
             suspect_up_to: self.suspect_up_to,
         };
         self.highest = self.highest.max(delivery.sequence);
-        let lease = Lease::new(delivery.ack.clone(), delivery.received, self.ack_wait);
-        let place = (self.lane.queue, delivery.sequence);
-        let Some(lease) = shared.leases.hold(place, lease) else {
-            // We are at it already.
-            return shared.give_up(self.lane, 1);
-        };
         let queue = &shared.queues[self.lane.queue];
         let Delivery { subject, headers, sequence, .. } = &delivery;
         let priority = self.lane.priority;
@@ -214,20 +218,19 @@ impl Fetcher {
             Reading::NewerProtocol => {
                 // Not ours to judge, so no record is written: only given back.
                 shared.give_up(self.lane, 1);
-                shared.leases.release(place);
                 if let Err(error) = delivery.ack.nak(&shared.conn, NEWER_PROTOCOL_DELAY).await {
                     tracing::debug!(%error, "a job was not given back");
                 }
                 return;
             }
             Reading::BadHeader { key, problem } => {
-                (key, Box::default(), Some((BuryReason::BadHeader, problem)))
+                (key, JobHeaders::default(), Some((BuryReason::BadHeader, problem)))
             }
             Reading::BadSubject { key, problem } => {
-                (key, Box::default(), Some((BuryReason::BadSubject, problem)))
+                (key, JobHeaders::default(), Some((BuryReason::BadSubject, problem)))
             }
         };
-        let work = Work {
+        let Some(job) = shared.leases.hold(Held {
             lane: self.lane,
             key,
             sequence: delivery.sequence,
@@ -235,9 +238,12 @@ impl Fetcher {
             headers: delivery.headers,
             options,
             payload: delivery.payload,
-            lease,
-            attempt: Attempt::UNDISTURBED,
+            lease: Lease::new(delivery.ack, delivery.received, self.ack_wait),
+        }) else {
+            // We are at it already.
+            return shared.give_up(self.lane, 1);
         };
+        let work = Work { job, attempt: Attempt::UNDISTURBED };
         if let Some((reason, problem)) = unreadable {
             let error = ErrorInfo::new(reason.as_str(), problem);
             shared.turn_down(work, Settlement::Bury { reason, error }, 0).await;

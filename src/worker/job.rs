@@ -1,19 +1,20 @@
 //! A job in a worker's hands.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::lanes::LaneId;
-use super::lease::Lease;
+use super::lease::{Lease, Place};
 use crate::retry::RetryPolicy;
 use crate::wire::time::Time;
 use crate::wire::{Headers, JobHeaders, RecordKey, RunningJob};
 
-/// A job that this worker holds.
+/// A job that this worker holds: as it came, and the hold on it.
 #[derive(Debug)]
-pub(crate) struct Work {
+pub(crate) struct Held {
     pub(crate) lane: LaneId,
     pub(crate) key: RecordKey,
     /// Its sequence in the jobs stream.
@@ -21,12 +22,24 @@ pub(crate) struct Work {
     /// When the broker stored it.
     pub(crate) stored: Time,
     pub(crate) headers: Headers,
-    /// Boxed, since a job moves from hand to hand.
-    pub(crate) options: Box<JobHeaders>,
+    pub(crate) options: JobHeaders,
     pub(crate) payload: Bytes,
-    pub(crate) lease: Arc<Lease>,
-    /// The attempt that is next, or running.
+    pub(crate) lease: Lease,
+}
+
+/// A job on its way through a worker, and the attempt that is next, or running.
+#[derive(Debug)]
+pub(crate) struct Work {
+    pub(crate) job: Arc<Held>,
     pub(crate) attempt: Attempt,
+}
+
+impl Deref for Work {
+    type Target = Held;
+
+    fn deref(&self) -> &Held {
+        &self.job
+    }
 }
 
 /// Where a job stands in its attempts.
@@ -46,24 +59,29 @@ impl Attempt {
     pub(crate) const UNDISTURBED: Self = Self { number: 1, snoozes: 0, announce: false };
 }
 
-impl Work {
+impl Held {
+    pub(crate) fn place(&self) -> Place {
+        (self.lane.queue, self.sequence)
+    }
+
     pub(crate) fn received(&self) -> Instant {
         self.lease.received()
     }
 
-    /// The job as one that is running.
-    pub(crate) fn as_running(&self, worker: &str, started_at: Time) -> RunningJob {
+    /// The job as one that runs on this worker, if it does.
+    pub(crate) fn as_running(&self, worker: &str) -> Option<RunningJob> {
+        let (attempt, started_at) = self.lease.running()?;
         let RecordKey { kind, id, run, .. } = self.key.clone();
-        RunningJob {
+        Some(RunningJob {
             kind,
             id,
             run,
             seq: self.sequence,
             priority: self.lane.priority,
-            attempt: self.attempt.number,
+            attempt,
             started_at,
             worker: worker.to_owned(),
-        }
+        })
     }
 
     /// When the job was enqueued: as its producer says, else when it was stored.

@@ -34,6 +34,8 @@ pub(crate) struct Lanes {
     queues: Vec<QueueLanes>,
     wheel: Wheel,
     slots: usize,
+    /// Slots that have somebody to run jobs in them.
+    manned: usize,
     busy: usize,
     freed: Rate,
 }
@@ -52,11 +54,23 @@ struct Lane {
     is_waiting: bool,
 }
 
-/// What a pick brings: a job perhaps, and lanes whose fetchers have something to do.
-#[derive(Default)]
+/// What a pick brings: a job perhaps, lanes whose fetchers have something to do, and who is to look
+/// for a job next.
 pub(crate) struct Picked {
     pub(crate) work: Option<Work>,
     pub(crate) refill: Vec<LaneId>,
+    pub(crate) call: Call,
+}
+
+/// Who is to look for a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Call {
+    /// Nobody: there is no job, or no slot; whoever ends a job looks again.
+    Nobody,
+    /// One of those that wait for jobs.
+    Waiting,
+    /// Somebody new, in a slot that nobody has worked in yet.
+    New,
 }
 
 impl Lanes {
@@ -82,6 +96,7 @@ impl Lanes {
             queues: queue_weights.iter().map(queue).collect(),
             wheel: Wheel::new(queue_weights),
             slots,
+            manned: 0,
             busy: 0,
             freed: Rate::new(now),
         }
@@ -96,11 +111,26 @@ impl Lanes {
             .flat_map(|queue| Priority::ALL.map(|priority| LaneId { queue, priority }))
     }
 
-    /// Puts a job that was expected into its lane.
-    pub(crate) fn enter(&mut self, id: LaneId, work: Work) {
+    /// Puts a job that was expected into its lane; who is to look for it.
+    pub(crate) fn enter(&mut self, id: LaneId, work: Work) -> Call {
         let lane = self.lane(id);
         lane.expected = lane.expected.saturating_sub(1);
         lane.buffer.push_back(work);
+        self.call()
+    }
+
+    fn call(&mut self) -> Call {
+        let has_job = self.queues.iter().any(QueueLanes::has_job);
+        if !has_job {
+            Call::Nobody
+        } else if self.busy < self.manned {
+            Call::Waiting
+        } else if self.manned < self.slots {
+            self.manned += 1;
+            Call::New
+        } else {
+            Call::Nobody
+        }
     }
 
     /// `count` jobs that were expected do not come; whether the lane's fetcher waits to hear of it.
@@ -145,7 +175,7 @@ impl Lanes {
         higher.iter().any(|lane| !lane.buffer.is_empty())
     }
 
-    /// Takes the next job into a slot, which must be free, and names the lanes to be refilled.
+    /// Takes the next job into a slot, which must be free and manned, and names the lanes to be refilled.
     pub(crate) fn pick(&mut self, now: Instant) -> Picked {
         let chosen = self.choose();
         let work = chosen.and_then(|id| {
@@ -154,7 +184,7 @@ impl Lanes {
             lane.buffer.pop_front()
         });
         self.busy += usize::from(work.is_some());
-        Picked { work, refill: self.refillable(now) }
+        Picked { work, refill: self.refillable(now), call: self.call() }
     }
 
     fn choose(&mut self) -> Option<LaneId> {

@@ -16,7 +16,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::job::Held;
 use crate::broker::{AckSubject, Connection};
+use crate::wire::time::Time;
 use crate::wire::{RecordKey, RunningJob};
 
 /// Why a handler is to stop before it is done.
@@ -38,10 +40,11 @@ pub(crate) struct Lease {
     ack_wait: Duration,
     state: Mutex<State>,
     stop: AtomicU8,
-    /// Cancelled when the handler is to stop; handlers see it.
-    cancelled: CancellationToken,
-    /// What runs under it, once something does.
-    running: OnceLock<RunningJob>,
+    /// Cancelled when the handler is to stop; made when somebody first asks for it, which few handlers
+    /// live long enough to do.
+    cancelled: OnceLock<CancellationToken>,
+    /// Which attempt runs under it and since when, once one does.
+    running: OnceLock<(u32, Time)>,
 }
 
 #[derive(Debug)]
@@ -58,15 +61,20 @@ impl Lease {
             ack_wait,
             state: Mutex::new(State { ack, renewed: received }),
             stop: AtomicU8::new(0),
-            cancelled: CancellationToken::new(),
+            cancelled: OnceLock::new(),
             running: OnceLock::new(),
         }
     }
 
-    /// Something runs under this lease from now on.
-    pub(crate) fn runs(&self, job: RunningJob) {
+    /// An attempt runs under this lease from now on.
+    pub(crate) fn runs(&self, attempt: u32, since: Time) {
         // A lease is of one delivery, and a delivery is run once.
-        let _ = self.running.set(job);
+        let _ = self.running.set((attempt, since));
+    }
+
+    /// Which attempt runs under it, and since when.
+    pub(crate) fn running(&self) -> Option<(u32, Time)> {
+        self.running.get().copied()
     }
 
     /// How long the broker waits to hear of it.
@@ -82,7 +90,7 @@ impl Lease {
     pub(crate) fn settle_at(&self, now: Instant) -> Option<AckSubject> {
         let state = self.state();
         if self.has_run_out(&state, now) {
-            self.stop(Stop::LeaseLost);
+            self.stop_under(&state, Stop::LeaseLost);
         }
         (self.stopped() != Some(Stop::LeaseLost)).then(|| state.ack.clone())
     }
@@ -95,6 +103,11 @@ impl Lease {
 
     /// Tells the handler to stop. The first reason stays, but a lost lease overrides it.
     pub(crate) fn stop(&self, why: Stop) {
+        self.stop_under(&self.state(), why);
+    }
+
+    /// Under the lock, so that a token that is made just now hears of it.
+    fn stop_under(&self, _lock: &MutexGuard<'_, State>, why: Stop) {
         match why {
             Stop::LeaseLost => self.stop.store(why as u8, Ordering::Release),
             Stop::Draining | Stop::Cancelled => {
@@ -102,7 +115,9 @@ impl Lease {
                     self.stop.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
             }
         }
-        self.cancelled.cancel();
+        if let Some(cancelled) = self.cancelled.get() {
+            cancelled.cancel();
+        }
     }
 
     /// Why the handler is to stop, if it is.
@@ -116,7 +131,15 @@ impl Lease {
     }
 
     pub(crate) fn cancelled(&self) -> &CancellationToken {
-        &self.cancelled
+        if let Some(cancelled) = self.cancelled.get() {
+            return cancelled;
+        }
+        let _lock = self.state();
+        let cancelled = self.cancelled.get_or_init(CancellationToken::new);
+        if self.stopped().is_some() {
+            cancelled.cancel();
+        }
+        cancelled
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -139,25 +162,25 @@ impl Lease {
 }
 
 /// A job by its place: the queue's position in the worker's list, and its sequence.
-type Place = (usize, u64);
+pub(crate) type Place = (usize, u64);
 
-/// All leases of a worker.
+/// All jobs that a worker holds.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<HashMap<Place, Arc<Lease>>>);
+pub(crate) struct Leases(Mutex<HashMap<Place, Arc<Held>>>);
 
 impl Leases {
     /// Takes hold of a delivery. `None` if the job is held already, as after a broker that forgot
     /// whom it had given the job to: then the hold goes on by the new delivery.
-    pub(crate) fn hold(&self, place: Place, lease: Lease) -> Option<Arc<Lease>> {
-        match self.all().entry(place) {
+    pub(crate) fn hold(&self, job: Held) -> Option<Arc<Held>> {
+        match self.all().entry(job.place()) {
             Entry::Occupied(held) => {
-                let fresh = lease.state().ack.clone();
-                let mut state = held.get().state();
+                let fresh = job.lease.state().ack.clone();
+                let mut state = held.get().lease.state();
                 state.ack = fresh;
-                state.renewed = lease.received;
+                state.renewed = job.lease.received;
                 None
             }
-            Entry::Vacant(free) => Some(free.insert(Arc::new(lease)).clone()),
+            Entry::Vacant(free) => Some(free.insert(Arc::new(job)).clone()),
         }
     }
 
@@ -167,34 +190,32 @@ impl Leases {
 
     /// Stops every handler.
     pub(crate) fn stop_all(&self, why: Stop) {
-        for lease in self.held() {
-            lease.stop(why);
+        for job in self.held() {
+            job.lease.stop(why);
         }
     }
 
     /// What is running, of one of the worker's queues.
-    pub(crate) fn running(&self, queue: usize) -> Vec<RunningJob> {
+    pub(crate) fn running(&self, queue: usize, worker: &str) -> Vec<RunningJob> {
         let all = self.all();
         let of_queue = all.iter().filter(|((at, _), _)| *at == queue);
-        of_queue.filter_map(|(_, lease)| lease.running.get().cloned()).collect()
+        of_queue.filter_map(|(_, job)| job.as_running(worker)).collect()
     }
 
     /// Stops the handler of a run, if it runs here.
     pub(crate) fn stop(&self, key: &RecordKey, why: Stop) {
-        for lease in self.held() {
-            let is_it =
-                |job: &RunningJob| (&job.kind, &job.id, &job.run) == (&key.kind, &key.id, &key.run);
-            if lease.running.get().is_some_and(is_it) {
-                lease.stop(why);
+        for job in self.held() {
+            if job.key == *key && job.lease.running().is_some() {
+                job.lease.stop(why);
             }
         }
     }
 
-    fn held(&self) -> Vec<Arc<Lease>> {
+    fn held(&self) -> Vec<Arc<Held>> {
         self.all().values().cloned().collect()
     }
 
-    fn all(&self) -> MutexGuard<'_, HashMap<Place, Arc<Lease>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<Place, Arc<Held>>> {
         self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
@@ -223,11 +244,11 @@ impl Leases {
     async fn renew_due(&self, conn: &Connection, due_after: Duration) {
         let now = Instant::now();
         let mut due = self.held();
-        due.retain(|lease| {
-            lease.stopped() != Some(Stop::LeaseLost)
-                && now.saturating_duration_since(lease.state().renewed) >= due_after
+        due.retain(|job| {
+            job.lease.stopped() != Some(Stop::LeaseLost)
+                && now.saturating_duration_since(job.lease.state().renewed) >= due_after
         });
-        join_all(due.iter().map(|lease| lease.renew(conn))).await;
+        join_all(due.iter().map(|job| job.lease.renew(conn))).await;
     }
 }
 

@@ -31,7 +31,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,7 +47,7 @@ pub use unknown::DEFAULT_UNKNOWN_KIND_GRACE;
 use self::control::CancelledRuns;
 use self::handler::Middleware;
 use self::job::Work;
-use self::lanes::{LaneId, Lanes, MAX_BUFFERED_FOR};
+use self::lanes::{Call, LaneId, Lanes, MAX_BUFFERED_FOR};
 use self::lease::Leases;
 use self::record::Recorder;
 use self::settle::Settler;
@@ -105,16 +105,15 @@ pub(crate) struct Shared {
     /// Delays beyond this become timers.
     park_over: Duration,
     lanes: Mutex<Lanes>,
-    /// Told when a job has entered a lane.
+    /// Told when there is a job for one of those that wait for jobs.
     has_work: Notify,
-    slots: Arc<Semaphore>,
     leases: Arc<Leases>,
     cancelled: CancelledRuns,
-    recorder: Recorder,
+    recorder: Arc<Recorder>,
     settler: Settler,
     /// Cancelled first: nothing more is fetched or started.
     stop_fetching: CancellationToken,
-    /// Look-ups and attempts.
+    /// Look-ups, and slots that run jobs.
     tasks: TaskTracker,
 }
 
@@ -159,7 +158,6 @@ impl Worker {
         for queue in 0..shared.queues.len() {
             background.spawn(control::listen(shared.clone(), queue, ack_wait, end.clone()));
         }
-        let dispatching = tokio::spawn(dispatch(shared.clone()));
         let fetching = TaskTracker::new();
         for lane in shared.lane_ids() {
             fetching.spawn(fetch::run(shared.clone(), lane));
@@ -174,7 +172,6 @@ impl Worker {
             grace,
             registration,
             fetching,
-            dispatching,
             settling,
             background,
             end,
@@ -182,22 +179,11 @@ impl Worker {
     }
 }
 
-/// Gives each free slot the next job, until fetching stops.
-async fn dispatch(shared: Arc<Shared>) {
-    loop {
-        let slot = tokio::select! {
-            biased;
-            () = shared.stop_fetching.cancelled() => return,
-            slot = shared.slots.clone().acquire_owned() => slot,
-        };
-        let Ok(slot) = slot else { return };
-        let Some(work) = shared.next_work().await else { return };
-        let attempt = shared.clone();
-        shared.tasks.spawn(async move {
-            execute::attempt(&attempt, work).await;
-            attempt.lanes().free_slot(Instant::now());
-            drop(slot);
-        });
+/// Runs one job after the other in a slot, until fetching stops.
+async fn work_in_slot(shared: Arc<Shared>) {
+    while let Some(work) = shared.next_work().await {
+        execute::attempt(&shared, work).await;
+        shared.lanes().free_slot(Instant::now());
     }
 }
 
@@ -244,13 +230,23 @@ impl Shared {
         }
     }
 
-    fn enter(&self, work: Work) {
-        self.lanes().enter(work.lane, work);
-        self.has_work.notify_one();
+    fn enter(self: &Arc<Self>, work: Work) {
+        let call = self.lanes().enter(work.lane, work);
+        self.call(call);
+    }
+
+    /// Has somebody look for a job. Each who finds one calls the next, so that no call is lost where
+    /// several jobs come in before the first who is called looks.
+    fn call(self: &Arc<Self>, call: Call) {
+        match call {
+            Call::Nobody => {}
+            Call::Waiting => self.has_work.notify_one(),
+            Call::New => drop(self.tasks.spawn(work_in_slot(self.clone()))),
+        }
     }
 
     /// The next job, for a slot that is free; `None` when fetching has stopped.
-    async fn next_work(&self) -> Option<Work> {
+    async fn next_work(self: &Arc<Self>) -> Option<Work> {
         loop {
             if self.stop_fetching.is_cancelled() {
                 return None;
@@ -259,6 +255,7 @@ impl Shared {
             for lane in picked.refill {
                 self.room(lane).notify_one();
             }
+            self.call(picked.call);
             if picked.work.is_some() {
                 return picked.work;
             }
@@ -271,6 +268,6 @@ impl Shared {
 
     /// Lets go of a job that is settled, or not ours any more.
     fn release(&self, work: &Work) {
-        self.leases.release((work.lane.queue, work.sequence));
+        self.leases.release(work.place());
     }
 }

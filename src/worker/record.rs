@@ -26,6 +26,9 @@ const RECORD_HEADROOM_BYTES: usize = 16 * 1024;
 /// The error's message in a dead letter's header is cut to this many bytes; the ledger has it whole.
 const MAX_HEADER_ERROR_BYTES: usize = 2 * 1024;
 
+/// What most records take, in bytes.
+const USUAL_RECORD_BYTES: usize = 512;
+
 /// How often a fenced publish is tried again because others are at it.
 const FENCE_TRIES: usize = 20;
 const FENCE_PAUSE: Duration = Duration::from_millis(20);
@@ -191,9 +194,11 @@ impl Recorder {
 }
 
 fn to_json(record: &impl serde::Serialize) -> Result<Bytes> {
-    serde_json::to_vec(record).map(Bytes::from).map_err(|error| {
+    let mut json = Vec::with_capacity(USUAL_RECORD_BYTES);
+    serde_json::to_writer(&mut json, record).map_err(|error| {
         Error::new(ErrorKind::Broker, "a record does not serialize").because(error)
-    })
+    })?;
+    Ok(json.into())
 }
 
 /// JSON on one line of ASCII, as a header value has to be.

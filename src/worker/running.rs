@@ -25,7 +25,6 @@ pub(super) struct Parts {
     pub(super) grace: Duration,
     pub(super) registration: Registration,
     pub(super) fetching: TaskTracker,
-    pub(super) dispatching: JoinHandle<()>,
     pub(super) settling: JoinHandle<()>,
     pub(super) background: TaskTracker,
     pub(super) end: CancellationToken,
@@ -64,14 +63,12 @@ impl Running {
     /// Every step but the fourth takes a few seconds at most, even where the broker is gone: what it
     /// was not told of comes back after `ack_wait`.
     pub async fn drain(self) -> Drained {
-        let Parts { shared, grace, registration, fetching, dispatching, settling, background, end } =
-            self.0;
+        let Parts { shared, grace, registration, fetching, settling, background, end } = self.0;
         let abort_settling = settling.abort_handle();
         ends("the registration", registration.end()).await;
         shared.stop_fetching.cancel();
         fetching.close();
         ends("fetching", fetching.wait()).await;
-        ends("starting jobs", dispatching).await;
         let handed_back = shared.hand_back().await;
         shared.tasks.close();
         let in_time = timeout(grace, shared.tasks.wait()).await.is_ok();

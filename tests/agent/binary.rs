@@ -55,8 +55,8 @@ async fn runs_go_to_postgres_and_events_to_redis_over_tls() {
     );
     let run_id = RunId::new();
     let event = said(run_id, "hello");
-    let persist = client.enqueue(PersistEvent { run_id, event: event.clone() }).await;
-    let publish = client.enqueue(PublishExternalEvent { event: event.clone() }).await;
+    let persist = client.enqueue(PersistEvent::new(run_id, event.clone())).await;
+    let publish = client.enqueue(PublishExternalEvent::new(event.clone())).await;
     for job in [persist, publish] {
         let end = job.expect("stored").completion().await.expect("ends");
         assert_eq!(end.status, tidemill::Status::Done, "{end:?}");

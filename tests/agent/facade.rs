@@ -9,7 +9,8 @@ use tidemill::agent::{
     AgentEvent, BackgroundJob, EventPublisher, Execution, JobConditions, JobPool, JobPriority,
     JobType, MemoryRunStore, PublishError, RunId, RunStore,
 };
-use tidemill::{Client, JobId, Queue, RecordFilter, Since, Status};
+use tidemill::embedded::Broker;
+use tidemill::{Client, ConnectOptions, JobId, Queue, RecordFilter, Since, Status};
 use tokio::sync::broadcast::Receiver;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -206,4 +207,59 @@ async fn the_file_of_an_in_memory_pool_is_taken_over_once() {
         futures_util::StreamExt::collect(futures_util::StreamExt::take(ends, 14)).await;
     assert!(ends.iter().all(|end| end.as_ref().is_ok_and(|end| end.status == Status::Done)));
     pool.shutdown().await;
+}
+
+/// A broker where `guest` may do all but publish to these subjects.
+fn denying(subjects: &str) -> String {
+    format!(
+        r#"accounts {{ JOBS {{ jetstream: enabled, users: [
+            {{ user: admin, password: admin }}
+            {{ user: guest, password: guest, permissions {{
+                publish: {{ allow: ">", deny: ["{subjects}"] }}, subscribe: ">"
+            }} }}
+        ] }} }}"#
+    )
+}
+
+async fn broker_denying(subjects: &str) -> Broker {
+    let as_admin = |options: ConnectOptions| options.user_password("admin", "admin");
+    let builder = Broker::builder().config(denying(subjects)).connect_with(as_admin);
+    builder.start().await.expect("a broker")
+}
+
+async fn pool_of(user: &str, broker: &Broker) -> Arc<JobPool> {
+    let options = ConnectOptions::new(broker.url()).expect("a URL").user_password(user, user);
+    pool(&Client::connect(options).await.expect("connects")).await
+}
+
+#[tokio::test]
+async fn a_job_that_may_not_be_enqueued_is_told_as_failed() {
+    let broker = broker_denying("tidemill.jobs.default.low.>").await;
+    let pool = pool_of("guest", &broker).await;
+    let mut completed = pool.subscribe_completed();
+    let job = test_job("hello");
+    let id = pool.schedule(JobPriority::Low, job.clone(), JobConditions::default()).await;
+    let (failed, result) = next(&mut completed).await;
+    assert_eq!(failed, id);
+    assert!(result.expect_err("refused").contains("no permission to publish"));
+    schedule(&pool, job).await;
+    assert_eq!(pool.len().await, 1);
+}
+
+#[tokio::test]
+async fn what_is_executed_while_it_cannot_be_read_is_told_later() {
+    let broker = broker_denying("nothing").await;
+    let (working, looking) = (pool_of("admin", &broker).await, pool_of("guest", &broker).await);
+    let mut executed = working.subscribe_completed();
+    let mut told = looking.subscribe_completed();
+    working.start();
+    let first = schedule(&looking, test_job("first")).await;
+    assert_eq!(next(&mut told).await.0, first);
+    assert_eq!(next(&mut executed).await.0, first);
+    broker.reload(denying("$JS.API.DIRECT.GET.>")).await.expect("in force");
+    let second = schedule(&working, test_job("second")).await;
+    assert_eq!(next(&mut executed).await.0, second);
+    broker.reload(denying("nothing")).await.expect("in force");
+    assert_eq!(next(&mut told).await.0, second);
+    working.shutdown().await;
 }

@@ -1,6 +1,8 @@
 //! The jobs of an agent runtime, on real servers.
 
 mod binary;
+mod contention;
+mod crash;
 mod example;
 mod facade;
 mod pool;
@@ -8,3 +10,4 @@ mod publish;
 mod servers;
 mod store;
 mod support;
+mod tricky;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// How long a server may take to answer.
@@ -14,13 +15,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A server's process, ended with the test.
 pub(crate) struct Server {
     child: Child,
+    /// What ends it at once, and lets it give back what outlives it: shared memory, where it has any.
+    ends_by: Signal,
     pub(crate) url: String,
     _folder: TempDir,
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // It may have ended already.
+        let _ = kill_process(Pid::from_child(&self.child), self.ends_by);
         let _ = self.child.wait();
     }
 }
@@ -116,7 +120,7 @@ pub(crate) fn postgres() -> Server {
         .spawn()
         .expect("starts");
     let url = format!("postgres://tidemill@127.0.0.1:{port}/postgres");
-    let server = Server { child, url, _folder: folder };
+    let server = Server { child, ends_by: Signal::QUIT, url, _folder: folder };
     wait_for(port, "PostgreSQL");
     server
 }
@@ -151,7 +155,7 @@ fn start_redis(folder: TempDir, url: String, port: u16, arguments: &[&str]) -> S
         .args(arguments)
         .spawn()
         .expect("starts");
-    let server = Server { child, url, _folder: folder };
+    let server = Server { child, ends_by: Signal::KILL, url, _folder: folder };
     wait_for(port, "Redis");
     server
 }

@@ -1,9 +1,11 @@
 //! What every run store must do: one suite for all of them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
+use sqlx::postgres::{PgPool, PgPoolOptions};
 use tidemill::agent::{
     AgentEvent, JetStreamRunStore, JobType, MemoryRunStore, PersistEvent, PostgresRunStore,
     RunFilter, RunId, RunRecord, RunStatus, RunStore, StoreError, TestJob, persisting,
@@ -11,7 +13,11 @@ use tidemill::agent::{
 use tidemill::{JobId, Status, Worker};
 use uuid::Uuid;
 
+use crate::servers::Server;
 use crate::support::{broker, connect, eventually, said};
+
+/// How long a connection may be waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Store = Arc<dyn RunStore>;
 
@@ -28,9 +34,10 @@ async fn conformance(store: Store) {
     unknown_things_survive(&store).await;
     runs_are_listed_with_filters(&store).await;
     deleting_takes_the_log_along(&store).await;
+    deleting_beside_appends_leaves_no_gap(&store).await;
 }
 
-fn record() -> RunRecord {
+pub(crate) fn record() -> RunRecord {
     RunRecord::new(RunId::new(), Uuid::now_v7(), "openai", "gpt-x")
 }
 
@@ -110,7 +117,7 @@ async fn unknown_things_survive(store: &Store) {
     store.append(run, &job(0), event.clone()).await.expect("appended");
     assert_eq!(store.events(run).await.expect("reads")[0].event, event);
     let mut record = record();
-    record.status = RunStatus::Other("Dreaming".to_owned());
+    record.status = RunStatus::Other(json!({"Dreaming": {"of": "sheep"}}));
     record.extra.insert("added_later".to_owned(), json!([1, 2]));
     store.create(record.clone()).await.expect("stored");
     let there = store.get(record.id).await.expect("looks").expect("there");
@@ -153,6 +160,25 @@ async fn deleting_takes_the_log_along(store: &Store) {
     assert_eq!(number, 0, "a log that begins anew");
 }
 
+async fn deleting_beside_appends_leaves_no_gap(store: &Store) {
+    const CALLS: usize = 12;
+    for round in 0..30 {
+        let run = RunId::new();
+        let calls = (0..CALLS).map(|n| async move {
+            match n == CALLS / 2 {
+                true => store.delete(run).await.expect("deleted"),
+                false => {
+                    store.append(run, &job(n), said(run, "more")).await.expect("appended");
+                }
+            }
+        });
+        join_all(calls).await;
+        let log = store.events(run).await.expect("reads");
+        let numbers: Vec<u64> = log.iter().map(|event| event.sequence).collect();
+        assert_eq!(numbers, (0..log.len() as u64).collect::<Vec<_>>(), "in round {round}");
+    }
+}
+
 #[tokio::test]
 async fn memory_conforms() {
     conformance(Arc::new(MemoryRunStore::new())).await;
@@ -169,18 +195,62 @@ async fn jetstream_conforms() {
     assert!(!again.runs(&RunFilter::default()).await.expect("lists").is_empty());
 }
 
+/// It takes connections a moment before it is ready for them.
+pub(crate) async fn ready(server: &Server) -> PgPool {
+    eventually("a connection", || async { PgPool::connect(&server.url).await.ok() }).await
+}
+
 #[tokio::test]
 async fn postgres_conforms() {
     let server = crate::servers::postgres();
-    // It takes connections a moment before it is ready for them.
-    let store =
-        eventually("a store", || async { PostgresRunStore::connect(&server.url).await.ok() });
-    conformance(Arc::new(store.await)).await;
+    ready(&server).await;
+    let store = PostgresRunStore::connect(&server.url).await.expect("a store");
+    conformance(Arc::new(store)).await;
     let many = join_all((0..5).map(|_| PostgresRunStore::connect(&server.url))).await;
     assert!(many.iter().all(Result::is_ok), "opened at once by many: {many:?}");
     drop(server);
     let gone = many.into_iter().next().expect("one").expect("a store").health().await;
     assert!(matches!(gone, Err(StoreError::Backend(_))), "{gone:?}");
+}
+
+#[tokio::test]
+async fn postgres_may_be_shared_with_an_application_that_migrates_its_own_tables() {
+    let server = crate::servers::postgres();
+    let theirs = ready(&server).await;
+    let make = "CREATE TABLE _sqlx_migrations (
+                    version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+                    installed_on TIMESTAMPTZ NOT NULL DEFAULT now(), success BOOLEAN NOT NULL,
+                    checksum BYTEA NOT NULL, execution_time BIGINT NOT NULL
+                );
+                INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+                SELECT n, 'theirs', true, 'sum', 1 FROM generate_series(1, 6) AS n";
+    sqlx::raw_sql(make).execute(&theirs).await.expect("made");
+    let noted = async || {
+        let noted = sqlx::query_scalar("SELECT string_agg(m::text, ' ') FROM _sqlx_migrations m");
+        noted.fetch_one(&theirs).await.expect("reads")
+    };
+    let before: String = noted().await;
+    for _ in 0..2 {
+        // One connection has to do.
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE);
+        let pool = pool.connect(&server.url).await.expect("connects");
+        let store = PostgresRunStore::with_pool(pool).await.expect("opens");
+        store.create(record()).await.expect("stored");
+    }
+    assert_eq!(noted().await, before);
+}
+
+#[tokio::test]
+async fn who_may_only_use_the_tables_of_postgres_can_open_the_store() {
+    let server = crate::servers::postgres();
+    let owner = ready(&server).await;
+    PostgresRunStore::with_pool(owner.clone()).await.expect("made");
+    let grant = "CREATE ROLE guest LOGIN;
+                 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO guest";
+    sqlx::raw_sql(grant).execute(&owner).await.expect("granted");
+    let url = server.url.replace("tidemill@", "guest@");
+    let store = PostgresRunStore::connect(&url).await.expect("opens");
+    store.create(record()).await.expect("stored");
 }
 
 #[tokio::test]
@@ -192,12 +262,12 @@ async fn events_are_persisted_by_workers() {
     let running = worker.build().expect("valid").start().await.expect("starts");
     let run_id = RunId::new();
     for n in 0..3 {
-        let job = PersistEvent { run_id, event: said(run_id, &n.to_string()) };
+        let job = PersistEvent::new(run_id, said(run_id, &n.to_string()));
         let stored = client.enqueue(job.clone()).await.expect("stored");
         let done = stored.completion().await.expect("ends").result().expect("a job");
         assert_eq!(done, Some(JobType::from(job)), "what was done is the result");
     }
-    let test = client.enqueue(TestJob { message: "hello".to_owned() }).await.expect("stored");
+    let test = client.enqueue(TestJob::new("hello")).await.expect("stored");
     assert_eq!(test.completion().await.expect("ends").status, Status::Done);
     assert_eq!(store.events(run_id).await.expect("reads").len(), 3);
     running.drain().await;

@@ -6,9 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
-use crate::support::{Mill, Running};
-
-const STREAM: &str = "TIDEMILL_JOBS_default";
+use crate::support::{JOBS_STREAM as STREAM, Mill, Running, messages};
 
 /// A file of that many jobs of one kind.
 fn file_of(count: u64) -> NamedTempFile {
@@ -21,14 +19,6 @@ fn file_of(count: u64) -> NamedTempFile {
 
 fn path(file: &NamedTempFile) -> &str {
     file.path().to_str().expect("a plain path")
-}
-
-/// How many messages a stream holds, if it is there.
-async fn messages(mill: &Mill, stream: &str) -> u64 {
-    let nats = async_nats::connect(mill.broker.url()).await.expect("connects");
-    let answer = nats.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await;
-    let info: Value = serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON");
-    info["state"]["messages"].as_u64().unwrap_or_default()
 }
 
 #[tokio::test]
@@ -167,55 +157,4 @@ async fn told_to_stop_it_says_where_and_a_changed_file_is_refused() {
     let changed = mill.run(&["import", path(&file)]);
     assert_eq!((changed.code, changed.err.contains("has changed")), (2, true), "{changed:?}");
     std::fs::remove_file(format!("{}.import", path(&file))).expect("removes");
-}
-
-#[tokio::test]
-async fn the_pending_jobs_of_a_pool_are_taken_over_once() {
-    const PENDING: &str = include_str!("../fixtures/pending_jobs.json");
-    let mill = Mill::start().await;
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("pending_jobs.json");
-    let path = file.to_str().expect("a plain path");
-    std::fs::write(&file, PENDING).expect("written");
-    let would = mill.ok(&["import", path, "--dry-run"]);
-    assert_eq!(would, "would be imported: 14 jobs into queue default\n");
-
-    let mut entries: Vec<Value> = serde_json::from_str(PENDING).expect("JSON");
-    entries[2]["priority"] = "Urgent".into();
-    let broken = serde_json::to_string(&entries).expect("JSON");
-    std::fs::write(&file, &broken).expect("written");
-    let said = mill.run(&["import", path]);
-    assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.err.contains("entry 2 was left out: priority: unknown variant"), "{said:?}");
-    assert!(
-        said.out.starts_with("imported 13 jobs into queue default; the file stays"),
-        "{said:?}"
-    );
-    assert_eq!(std::fs::read_to_string(&file).expect("reads"), broken, "untouched");
-
-    std::fs::write(&file, PENDING).expect("written");
-    let whole = mill.ok(&["import", path]);
-    assert!(
-        whole.starts_with("imported 1 jobs into queue default, 13 were there already"),
-        "{whole}"
-    );
-    assert!(!file.exists() && folder.path().join("pending_jobs.json.imported").exists());
-    assert_eq!(messages(&mill, STREAM).await, 14);
-    let tried = "7fbde550-41be-4691-af06-47ddde336907";
-    let job = &mill.json(&["job", "get", tried])[0];
-    assert_eq!((&job["kind"], &job["priority"]), (&"test_job".into(), &"normal".into()));
-    assert_eq!(job["enqueued_at"], "2026-11-23T07:00:05.419Z");
-    let headers = job["headers"].as_array().expect("a list");
-    assert!(headers.contains(&serde_json::json!(["Tidemill-Attempts-Used", "2"])), "{job}");
-
-    // What is over stays over.
-    mill.ok(&["job", "cancel", tried]);
-    std::fs::write(&file, PENDING).expect("written");
-    let again = mill.ok(&["import", path]);
-    assert!(
-        again.starts_with("imported 0 jobs into queue default, 14 were there already"),
-        "{again}"
-    );
-    assert_eq!(messages(&mill, STREAM).await, 13);
-    assert!(folder.path().join("pending_jobs.json.imported.1").exists());
 }

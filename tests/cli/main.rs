@@ -8,6 +8,7 @@ mod enqueue;
 mod exec;
 mod http;
 mod import;
+mod import_pool;
 mod job;
 mod output;
 mod queue;

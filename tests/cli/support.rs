@@ -12,6 +12,9 @@ use tidemill::embedded::Broker;
 /// How long anything may take that should happen.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The stream of the default queue's jobs.
+pub(crate) const JOBS_STREAM: &str = "TIDEMILL_JOBS_default";
+
 /// A broker to run the program against.
 pub(crate) struct Mill {
     pub(crate) broker: Broker,
@@ -182,4 +185,12 @@ pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T
         assert!(Instant::now() < deadline, "it never came: {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// How many messages a stream holds, if it is there.
+pub(crate) async fn messages(mill: &Mill, stream: &str) -> u64 {
+    let nats = async_nats::connect(mill.broker.url()).await.expect("connects");
+    let answer = nats.request(format!("$JS.API.STREAM.INFO.{stream}"), "".into()).await;
+    let info: Value = serde_json::from_slice(&answer.expect("an answer").payload).expect("JSON");
+    info["state"]["messages"].as_u64().unwrap_or_default()
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::agent::background::JobType;
 use crate::agent::jobs::{PersistEvent, PublishExternalEvent, TestJob};
-use crate::client::{Client, RecordFilter};
+use crate::client::{Bookmark, Client, RecordFilter};
 use crate::error::{Error, Result};
 use crate::kind::Job;
 use crate::token::{JobId, Kind, Queue};
@@ -70,6 +70,8 @@ impl Completed {
                 queue: queue.clone(),
                 sender: self.sender.clone(),
                 reader: self.reader.clone(),
+                ends: Bookmark::default(),
+                failures: Bookmark::default(),
             };
             tokio::spawn(end.clone().run_until_cancelled_owned(relay.run()));
         }
@@ -96,6 +98,9 @@ struct Relay {
     queue: Queue,
     sender: broadcast::Sender<Execution>,
     reader: watch::Sender<Reader>,
+    /// How far records were read, over all errors.
+    ends: Bookmark,
+    failures: Bookmark,
 }
 
 impl Relay {
@@ -114,8 +119,9 @@ impl Relay {
 
     async fn relay(&self) -> Result<()> {
         let filter = RecordFilter::queue(self.queue.clone());
-        let ends = self.client.follow(RecordKind::Result, filter.clone()).await?;
-        let failures = self.client.follow(RecordKind::Attempt, filter).await?;
+        let (client, ends) = (&self.client, self.ends.clone());
+        let ends = client.follow(RecordKind::Result, filter.clone(), ends).await?;
+        let failures = client.follow(RecordKind::Attempt, filter, self.failures.clone()).await?;
         self.reader.send_replace(Reader::Settled);
         let ends = ends.map_ok(|(_, completion)| executed(&completion));
         let failures = failures.map_ok(|(key, entry)| failed(&key.kind, entry));

@@ -2,6 +2,7 @@
 
 mod completed;
 mod file;
+mod take_over;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,7 +16,8 @@ use uuid::Uuid;
 
 use self::completed::Completed;
 pub use self::completed::Execution;
-pub use self::file::{PoolFile, PoolImport};
+pub use self::file::PoolFile;
+pub use self::take_over::PoolImport;
 use super::background::{BackgroundJob, JobConditions, JobPriority, JobType};
 use super::jobs::{persisting, publishing};
 use super::publish::{EventPublisher, Publishers};
@@ -163,8 +165,8 @@ impl JobPool {
 
     /// Stores a new job, with three retries; its id. Waits while the broker cannot be reached.
     ///
-    /// A job that no broker would take, such as one that is too large, goes to the log and to
-    /// [`JobPool::subscribe_completed`], as failed.
+    /// A job that no broker would take, such as one that is too large, or that these credentials may not
+    /// enqueue, goes to the log and to [`JobPool::subscribe_completed`], as failed.
     pub async fn schedule(
         &self,
         priority: JobPriority,
@@ -208,7 +210,7 @@ impl JobPool {
         };
         let mut pause = FIRST_PAUSE;
         while let Err(error) = stored {
-            if error.is_invalid() || error.is_too_large() {
+            if error.is_invalid() || error.is_too_large() || error.is_permission() {
                 return self.give_up(id, &error);
             }
             tracing::warn!(job = %id, %error, "not stored yet; trying again");
@@ -289,6 +291,9 @@ impl JobPool {
 
     /// Takes over the jobs in the file of an in-memory pool, if there is one; see
     /// [`PoolFile::import`] and [`PoolFile::put_aside`]. Where an entry is broken, the file stays.
+    ///
+    /// Waits while the broker cannot be reached or the queue is full: where the file may have more jobs
+    /// than the queue takes, [`start`](Self::start) the pool first.
     ///
     /// # Errors
     /// `is_invalid` where the file cannot be read or is no such file, and those of

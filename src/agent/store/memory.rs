@@ -65,8 +65,7 @@ impl RunStore for MemoryRunStore {
             return Ok(there.sequence);
         }
         let sequence = log.len() as u64;
-        let timestamp = Utc::now();
-        log.push(RunEvent { sequence, run_id: id, job: job.clone(), event, timestamp });
+        log.push(RunEvent::new(sequence, id, job.clone(), event));
         Ok(sequence)
     }
 

@@ -4,6 +4,7 @@ mod jetstream;
 mod memory;
 #[cfg(feature = "postgres")]
 mod postgres;
+mod turns;
 
 use std::error::Error as StdError;
 
@@ -27,6 +28,9 @@ pub enum StoreError {
     /// There is another run of this id.
     #[error("run {0} is there already, and is another")]
     Exists(RunId),
+    /// Others write to the run all the time. It is no failure: try again a little later.
+    #[error("others write to run {0} all the time: try again")]
+    Busy(RunId),
     /// The storage behind it failed, or cannot be reached.
     #[error("the run store failed: {0}")]
     Backend(#[source] Box<dyn StdError + Send + Sync>),
@@ -57,11 +61,14 @@ pub trait RunStore: Send + Sync {
     /// Sets how far a run is.
     ///
     /// # Errors
-    /// [`StoreError::NotFound`] where there is none.
+    /// [`StoreError::NotFound`] where there is none; [`StoreError::Busy`].
     async fn update_status(&self, id: RunId, status: RunStatus) -> StoreResult<()>;
 
     /// Appends an event to a run's log, once for a job however often it is called; its number. The log
     /// may be there before the run.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`], which costs a job that persists an event no attempt.
     async fn append(&self, id: RunId, job: &JobId, event: AgentEvent) -> StoreResult<u64>;
 
     /// A run's log, in order; empty where there is none.

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use chrono::Utc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::{Postgres, QueryBuilder, Row, Transaction};
 
+use super::turns::Turns;
 use super::{RunStore, StoreError, StoreResult};
 use crate::agent::event::AgentEvent;
 use crate::agent::run::{RunEvent, RunFilter, RunId, RunRecord, RunStatus};
@@ -24,10 +24,16 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The advisory lock under which the tables are made.
 const LOCK: i64 = 0x7469_6465_6d69_6c6c;
 
-/// Runs and events in two tables of a PostgreSQL database, `tidemill_runs` and `tidemill_run_events`.
+/// What makes the tables, in order; each is applied once, and never changed again.
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_runs.sql")];
+
+/// Runs and events in two tables of a PostgreSQL database, `tidemill_runs` and `tidemill_run_events`;
+/// which migrations were applied is noted in `tidemill_migrations`. The database may be one that the
+/// application has for itself.
 #[derive(Clone, Debug)]
 pub struct PostgresRunStore {
     pool: PgPool,
+    turns: Turns,
 }
 
 impl PostgresRunStore {
@@ -48,7 +54,7 @@ impl PostgresRunStore {
     /// As [`PostgresRunStore::connect`].
     pub async fn with_pool(pool: PgPool) -> StoreResult<Self> {
         migrate(&pool).await.map_err(StoreError::backend)?;
-        Ok(Self { pool })
+        Ok(Self { pool, turns: Turns::new() })
     }
 
     async fn begin(&self) -> StoreResult<Transaction<'_, Postgres>> {
@@ -56,23 +62,45 @@ impl PostgresRunStore {
     }
 }
 
-/// Makes the tables as this version needs them. Many may do it at once.
-async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
-    let runs = Migration::new(
-        1,
-        "runs".into(),
-        MigrationType::Simple,
-        include_str!("migrations/0001_runs.sql").into(),
-        false,
-    );
-    let migrator =
-        Migrator { migrations: vec![runs].into(), ignore_missing: true, ..Migrator::DEFAULT };
-    // The library locks by the database alone, which others may do as well.
-    let mut lock = pool.begin().await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *lock).await?;
-    migrator.run(pool).await?;
-    lock.commit().await?;
-    Ok(())
+/// Makes the tables as this version needs them. Many may do it at once. What was applied is noted in a
+/// table of our own: the application may keep its migrations in the same database.
+async fn migrate(pool: &PgPool) -> sqlx::Result<()> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *transaction).await?;
+    // Asked first, so that who may use the tables but not make any can open the store.
+    let is_noted = sqlx::query_scalar("SELECT to_regclass('tidemill_migrations') IS NOT NULL");
+    let is_noted: bool = is_noted.fetch_one(&mut *transaction).await?;
+    if !is_noted {
+        let make = "CREATE TABLE tidemill_migrations (
+                        version BIGINT PRIMARY KEY,
+                        applied_at TIMESTAMPTZ NOT NULL DEFAULT now()
+                    )";
+        sqlx::query(make).execute(&mut *transaction).await?;
+    }
+    let applied = sqlx::query_scalar("SELECT COALESCE(MAX(version), 0) FROM tidemill_migrations");
+    let applied: i64 = applied.fetch_one(&mut *transaction).await?;
+    for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > applied) {
+        sqlx::raw_sql(migration).execute(&mut *transaction).await?;
+        let note = sqlx::query("INSERT INTO tidemill_migrations (version) VALUES ($1)");
+        note.bind(version).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
+/// Until the end of the transaction nobody else changes the run's log. Of two runs whose hashes are the
+/// same, one waits for the other.
+async fn lock(transaction: &mut Transaction<'_, Postgres>, id: RunId) -> StoreResult<()> {
+    let lock = sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))");
+    let locked = lock.bind(format!("tidemill run {id}")).execute(&mut **transaction).await;
+    locked.map(drop).map_err(StoreError::backend)
+}
+
+/// A status as it is filtered by: its name, or all of one that has more to say.
+fn column(status: &RunStatus) -> StoreResult<String> {
+    match status {
+        RunStatus::Other(other) if !other.is_string() => text(other),
+        named => Ok(named.as_str().to_owned()),
+    }
 }
 
 fn text(record: &impl Serialize) -> StoreResult<String> {
@@ -93,7 +121,7 @@ impl RunStore for PostgresRunStore {
         )
         .bind(run.id.as_uuid())
         .bind(run.session_id)
-        .bind(run.status.as_str())
+        .bind(column(&run.status)?)
         .bind(run.created_at)
         .bind(text(&run)?)
         .execute(&self.pool)
@@ -128,7 +156,7 @@ impl RunStore for PostgresRunStore {
         run.updated_at = Utc::now();
         sqlx::query("UPDATE tidemill_runs SET status = $2, record = $3 WHERE id = $1")
             .bind(id.as_uuid())
-            .bind(run.status.as_str())
+            .bind(column(&run.status)?)
             .bind(text(&run)?)
             .execute(&mut *transaction)
             .await
@@ -137,13 +165,10 @@ impl RunStore for PostgresRunStore {
     }
 
     async fn append(&self, id: RunId, job: &JobId, event: AgentEvent) -> StoreResult<u64> {
+        // Who waits for the run's lock would hold a connection that others need.
+        let _turn = self.turns.take(id).await;
         let mut transaction = self.begin().await?;
-        // One at a time for a run; of two runs whose hashes are the same, one waits for the other.
-        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))")
-            .bind(format!("tidemill run {id}"))
-            .execute(&mut *transaction)
-            .await
-            .map_err(StoreError::backend)?;
+        lock(&mut transaction, id).await?;
         let there: Option<i64> = sqlx::query_scalar(
             "SELECT sequence FROM tidemill_run_events WHERE run_id = $1 AND job = $2",
         )
@@ -163,8 +188,7 @@ impl RunStore for PostgresRunStore {
         .await
         .map_err(StoreError::backend)?;
         let sequence = next.unsigned_abs();
-        let timestamp = Utc::now();
-        let record = RunEvent { sequence, run_id: id, job: job.clone(), event, timestamp };
+        let record = RunEvent::new(sequence, id, job.clone(), event);
         sqlx::query(
             "INSERT INTO tidemill_run_events (run_id, sequence, job, record)
              VALUES ($1, $2, $3, $4)",
@@ -197,7 +221,7 @@ impl RunStore for PostgresRunStore {
             query.push(" AND session_id = ").push_bind(session);
         }
         if let Some(status) = &filter.status {
-            query.push(" AND status = ").push_bind(status.as_str().to_owned());
+            query.push(" AND status = ").push_bind(column(status)?);
         }
         query.push(" ORDER BY created_at, id");
         if let Some(limit) = filter.limit {
@@ -210,6 +234,8 @@ impl RunStore for PostgresRunStore {
 
     async fn delete(&self, id: RunId) -> StoreResult<()> {
         let mut transaction = self.begin().await?;
+        // Else an append that is under way would go on from a number that is gone.
+        lock(&mut transaction, id).await?;
         for delete in [
             "DELETE FROM tidemill_run_events WHERE run_id = $1",
             "DELETE FROM tidemill_runs WHERE id = $1",

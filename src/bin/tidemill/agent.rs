@@ -14,16 +14,16 @@ use tidemill::{Client, Job, WorkerBuilder};
 
 use crate::exit::UsageError;
 
-/// What a worker does of an agent runtime's jobs.
+/// How a worker does an agent runtime's jobs: all three kinds, if one of these is given.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Agent runtime")]
 pub(crate) struct AgentArgs {
-    /// Work persist_event and test_job, with runs kept there: jetstream, or
-    /// postgres://USER@HOST/DATABASE
+    /// Work an agent runtime's jobs, with runs kept there: jetstream (the default if events are sent
+    /// somewhere), or postgres://USER@HOST/DATABASE; the same for all workers of a queue
     #[arg(long, value_name = "STORE", env = "TIDEMILL_RUN_STORE", hide_env_values = true)]
     run_store: Option<Url>,
-    /// Work publish_external_event, with events sent there: nats:SUBJECT, redis://HOST/0#STREAM, or
-    /// none
+    /// Work an agent runtime's jobs, with events sent there: nats:SUBJECT, redis://HOST/0#STREAM, or
+    /// none (the default if runs are kept somewhere); the same for all workers of a queue
     #[arg(long, value_name = "TO", env = "TIDEMILL_EVENT_PUBLISHER", hide_env_values = true)]
     event_publisher: Option<Url>,
     /// Keep about that many events in the Redis stream; default: all
@@ -31,10 +31,11 @@ pub(crate) struct AgentArgs {
     event_limit: Option<usize>,
 }
 
-/// The same, understood.
+/// The same, understood. A worker does all of its kinds: one that is left out would be buried as
+/// unknown, where no other worker does it.
 pub(crate) struct Agent {
-    store: Option<Store>,
-    publisher: Option<Publisher>,
+    store: Store,
+    publisher: Publisher,
 }
 
 #[derive(Clone, Debug)]
@@ -106,58 +107,48 @@ impl FromStr for Publisher {
 }
 
 impl AgentArgs {
-    /// What they say.
-    pub(crate) fn read(&self) -> Result<Agent, UsageError> {
-        let store = self.run_store.as_ref().map(|it| it.0.parse()).transpose();
-        let publisher = self.event_publisher.as_ref().map(|it| it.0.parse()).transpose();
+    /// What they say; `None` where none is given.
+    pub(crate) fn read(&self) -> Result<Option<Agent>, UsageError> {
+        if self.run_store.is_none() && self.event_publisher.is_none() {
+            return Ok(None);
+        }
+        let store = self.run_store.as_ref().map_or(Ok(Store::JetStream), |it| it.0.parse());
+        let publisher =
+            self.event_publisher.as_ref().map_or(Ok(Publisher::Nobody), |it| it.0.parse());
         let mut agent = Agent {
             store: store.map_err(|rule: String| UsageError(format!("--run-store: {rule}")))?,
             publisher: publisher
                 .map_err(|rule: String| UsageError(format!("--event-publisher: {rule}")))?,
         };
         match &mut agent.publisher {
-            Some(Publisher::Redis { limit, .. }) => *limit = self.event_limit,
-            _ if self.event_limit.is_some() => {
+            Publisher::Redis { limit, .. } => *limit = self.event_limit,
+            Publisher::Nobody | Publisher::JetStream(_) if self.event_limit.is_some() => {
                 let rule =
                     "--event-limit is for a Redis stream: give a JetStream stream its own limits";
                 return Err(UsageError(rule.to_owned()));
             }
-            _ => {}
+            Publisher::Nobody | Publisher::JetStream(_) => {}
         }
-        Ok(agent)
+        Ok(Some(agent))
     }
 }
 
 impl Agent {
     /// The kinds that are worked.
-    pub(crate) fn kinds(&self) -> Vec<&'static str> {
-        let mut kinds = Vec::new();
-        if self.store.is_some() {
-            kinds.extend([PersistEvent::KIND, TestJob::KIND]);
-        }
-        if self.publisher.is_some() {
-            kinds.push(PublishExternalEvent::KIND);
-        }
-        kinds
-    }
+    pub(crate) const KINDS: [&str; 3] =
+        [PersistEvent::KIND, PublishExternalEvent::KIND, TestJob::KIND];
 
     /// A worker that works them also; stores and publishers are connected to first.
     pub(crate) async fn apply(
         &self,
         client: &Client,
-        mut worker: WorkerBuilder,
+        worker: WorkerBuilder,
     ) -> anyhow::Result<WorkerBuilder> {
-        if let Some(store) = &self.store {
-            let store = store.open(client).await.context("cannot open the run store")?;
-            worker = persisting(worker, store);
-        }
-        if let Some(publisher) = &self.publisher {
-            let publishers = Publishers::new();
-            let publisher = publisher.open(client).await;
-            publishers.set(publisher.context("cannot open the event publisher")?);
-            worker = publishing(worker, publishers);
-        }
-        Ok(worker)
+        let store = self.store.open(client).await.context("cannot open the run store")?;
+        let publishers = Publishers::new();
+        let publisher = self.publisher.open(client).await;
+        publishers.set(publisher.context("cannot open the event publisher")?);
+        Ok(publishing(persisting(worker, store), publishers))
     }
 }
 

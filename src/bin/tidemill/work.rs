@@ -146,7 +146,7 @@ pub(crate) fn handlers(exec: &[Assignment], http: &[Assignment]) -> anyhow::Resu
 pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit> {
     let handlers = handlers(&args.exec, &args.http)?;
     let agent = args.agent.read()?;
-    if handlers.is_empty() && agent.kinds().is_empty() {
+    if handlers.is_empty() && agent.is_none() {
         let message = "there is nothing to run: name handlers with --exec KIND=COMMAND or --http \
                        KIND=URL, or an agent runtime's --run-store or --event-publisher";
         return Err(UsageError(message.into()).into());
@@ -160,18 +160,20 @@ pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit>
     for handler in handlers {
         worker = worker.handler(args.limits.limit(handler));
     }
-    worker = agent.apply(&client, worker).await?;
+    if let Some(agent) = &agent {
+        worker = agent.apply(&client, worker).await?;
+    }
     let running = worker.build()?.start().await?;
-    announce(global, &running, &args, &agent);
+    announce(global, &running, &args, agent.as_ref());
     until_told(running, &mut signals).await
 }
 
-fn announce(global: &Global, running: &Running, args: &WorkArgs, agent: &Agent) {
+fn announce(global: &Global, running: &Running, args: &WorkArgs, agent: Option<&Agent>) {
     if global.quiet {
         return;
     }
     let named = args.exec.iter().chain(&args.http).map(|handler| handler.kind.as_str());
-    let kinds: Vec<&str> = named.chain(agent.kinds()).collect();
+    let kinds: Vec<&str> = named.chain(agent.into_iter().flat_map(|_| Agent::KINDS)).collect();
     let mut queues: Vec<&str> = args.queues.iter().map(|queue| queue.0.as_str()).collect();
     if queues.is_empty() {
         queues.push("default");

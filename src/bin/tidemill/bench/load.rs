@@ -68,11 +68,6 @@ impl Stamps {
         Self(Instant::now())
     }
 
-    /// The moment that lies so far behind the beginning.
-    pub(super) fn moment(self, after: Duration) -> Instant {
-        self.0 + after
-    }
-
     /// A payload that says when it should have been enqueued.
     pub(super) fn payload(self, moment: Instant, bytes: usize) -> Bytes {
         let nanos = moment.saturating_duration_since(self.0).as_nanos();
@@ -172,10 +167,10 @@ mod tests {
     #[test]
     fn a_stamp_is_read_from_the_payload() {
         let stamps = Stamps::from_now();
-        let payload = stamps.payload(stamps.moment(Duration::ZERO), 256);
+        let payload = stamps.payload(stamps.0, 256);
         assert_eq!(payload.len(), 256);
         assert!(stamps.since(&payload).expect("stamped") <= stamps.0.elapsed());
-        assert_eq!(stamps.payload(stamps.moment(Duration::from_nanos(7)), 0), "0000000000000007");
+        assert_eq!(stamps.payload(stamps.0 + Duration::from_nanos(7), 0), "0000000000000007");
         assert_eq!(stamps.since(b"too short"), None);
         assert_eq!(stamps.since(&[b'x'; 256]), None);
     }

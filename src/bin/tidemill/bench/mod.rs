@@ -39,6 +39,9 @@ all workers) and of the broker where it is private. Memory is the most that was 
 latencies are counted from when a job should have been enqueued, so that what a slow moment held up is
 counted as slow too.";
 
+/// What a job takes on the broker's disk beside its payload, at most.
+const OVERHEAD_BYTES: u64 = 512;
+
 /// Measure how fast jobs go through.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
@@ -82,6 +85,9 @@ pub(crate) struct BenchArgs {
     /// Use this nats-server for the private broker
     #[arg(long, value_name = "PATH", conflicts_with = "connected")]
     nats_server: Option<PathBuf>,
+    /// Tell what this process uses as the broker's
+    #[arg(long, value_name = "PID", requires = "connected")]
+    broker_pid: Option<u32>,
     /// Be one of the worker processes of scale
     #[arg(long, hide = true)]
     as_worker: bool,
@@ -166,7 +172,7 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
         args: &args,
         client: client.clone(),
         queue: args.queue.clone(),
-        meter: Meter::new(broker.as_ref().and_then(Broker::pid)),
+        meter: Meter::new(args.broker_pid.or(broker.as_ref().and_then(Broker::pid))),
         url: broker.as_ref().map(|broker| broker.url().to_owned()),
         bar: progress(global),
     };
@@ -186,12 +192,18 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
 }
 
 impl BenchArgs {
-    /// The defaults, but that nothing is refused for want of room.
+    /// The defaults, with room for as many jobs as will wait.
     fn queue_config(&self) -> QueueConfig {
         let mut config = QueueConfig::default();
         config.replicas = self.replicas;
-        config.max_jobs = u64::MAX >> 1;
-        config.max_jobs_bytes = u64::MAX >> 1;
+        let waiting = match self.scenarios.contains(&Scenario::Backlog) {
+            true => self.waiting.iter().max().copied().unwrap_or_default(),
+            false => 0,
+        };
+        let most = self.jobs.saturating_add(waiting);
+        let bytes = most.saturating_mul(self.payload as u64 + OVERHEAD_BYTES);
+        config.max_jobs = config.max_jobs.max(most);
+        config.max_jobs_bytes = config.max_jobs_bytes.max(bytes);
         config
     }
 }

@@ -36,7 +36,9 @@ While the broker is away or the queue is full, the import waits. How far it has 
 FILE.import until it is whole: broken off, the same command goes on from there, and doubles none.
 
 A file that is one JSON list is taken for the pending jobs of the agent runtime `behest`: ids, priorities,
-attempts and times are kept, and once all are in, the file is renamed to FILE.imported.";
+attempts and times are kept, and once all are in, the file is renamed to FILE.imported. The same file again
+adds nothing for as long as the queue keeps results. An entry that is broken, or too large for the broker, is
+told by its position in the list, counted from 0; the others go in, and the file stays as it is.";
 
 /// Put in jobs from a file, each line one; broken off, the same command goes on.
 #[derive(Debug, Args)]
@@ -50,7 +52,7 @@ pub(crate) struct ImportArgs {
     /// Where to keep how far it has come; FILE.import unless given
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Only check the lines and tell how many there are
+    /// Only check the lines or entries and tell how many there are
     #[arg(long)]
     dry_run: bool,
 }
@@ -68,7 +70,7 @@ type Numbered = (u64, NewJob);
 
 pub(crate) async fn run(global: &Global, args: ImportArgs) -> anyhow::Result<Exit> {
     if pool::is_one(&args.file) {
-        return pool::run(global, &args.file, &args.queue, args.dry_run).await;
+        return pool::run(global, &args).await;
     }
     let mut lines = Lines::open(&args.file)?;
     let started = Instant::now();
@@ -154,7 +156,7 @@ async fn put(import: &Import, chunk: Vec<Numbered>, tally: &mut Tally, global: &
         outcomes = &mut putting => outcomes,
         () = tokio::time::sleep(SILENCE) => {
             if !global.quiet {
-                output::to_stderr("the broker is away, or the queue is full: waiting");
+                say_waiting();
             }
             putting.await
         }
@@ -166,6 +168,10 @@ async fn put(import: &Import, chunk: Vec<Numbered>, tally: &mut Tally, global: &
             Err(error) => tally.left_out.add(line + 1, &error),
         }
     }
+}
+
+fn say_waiting() {
+    output::to_stderr("the broker is away, or the queue is full: waiting");
 }
 
 /// The lines of the input, in chunks.
