@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -21,6 +22,9 @@ use super::failure;
 use super::ingest::Ingest;
 use super::options::ConnectOptions;
 use crate::error::{Error, Result};
+
+/// The most answers that are heard to one question to all.
+const MAX_GATHERED: usize = 10_000;
 
 /// Messages of a subscription.
 pub(crate) type Messages = async_nats::Subscriber;
@@ -152,26 +156,31 @@ impl Connection {
         Ok(Answers { conn: self.clone(), subject, asked, messages })
     }
 
-    /// Asks all who listen to a subject, and gives what they answer until none has come for `stall`.
-    /// With nobody there it ends at once.
+    /// Asks all who listen to a subject, and hears their answers until one is enough, or none has come
+    /// for `stall`. With nobody there it ends at once.
+    ///
+    /// The first may take as long as any answer, and if it was slow, so may be those after it: over a
+    /// slow line, silence says little.
     pub(crate) async fn gather(
         &self,
         subject: String,
         payload: Bytes,
         stall: Duration,
-        at_most: usize,
-    ) -> Result<Vec<Bytes>> {
+        mut hear: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> Result<()> {
         let mut answers = self.request_many(subject, payload).await?;
-        let mut gathered = Vec::new();
-        while gathered.len() < at_most {
-            match answers.next(stall).await? {
+        let mut patience = self.timeout();
+        for nth in 0..MAX_GATHERED {
+            match answers.next(patience).await? {
                 // Nobody there at all is answered by the broker with a status.
                 Some(answer) if answer.status.is_some() => break,
-                Some(answer) => gathered.push(answer.payload),
+                Some(answer) if hear(&answer.payload).is_break() => break,
+                Some(_) if nth == 0 => patience = stall.max(answers.asked.elapsed()),
+                Some(_) => {}
                 None => break,
             }
         }
-        Ok(gathered)
+        Ok(())
     }
 
     /// Sends a message that nobody confirms.

@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use super::api::{self, ApiError};
+use super::clock::Clock;
 use super::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::time::Time;
@@ -22,9 +24,10 @@ pub(crate) struct ConsumerState {
     pub(crate) handed_out: u64,
 }
 
-/// How a consumer stands, by its leader's word.
+/// How a consumer stands, by its leader's word; sets the clock by the way.
 pub(crate) async fn consumer_state(
     conn: &Connection,
+    clock: &Clock,
     stream: &str,
     consumer: &str,
 ) -> Result<ConsumerState> {
@@ -36,6 +39,8 @@ pub(crate) async fn consumer_state(
         paused: bool,
         config: Config,
         delivered: Delivered,
+        #[serde(default, with = "crate::wire::time::rfc3339_option")]
+        ts: Option<Time>,
     }
     #[derive(Deserialize)]
     struct Delivered {
@@ -47,27 +52,54 @@ pub(crate) async fn consumer_state(
         pause_until: Option<Time>,
     }
     let verb = format!("CONSUMER.INFO.{stream}.{consumer}");
+    let asked = Instant::now();
     match api::call::<Info>(conn, &verb, None).await? {
-        Ok(info) => Ok(ConsumerState {
-            waiting: info.num_pending,
-            unsettled: info.num_ack_pending,
-            paused_until: info.config.pause_until.filter(|_| info.paused),
-            handed_out: info.delivered.stream_seq,
-        }),
+        Ok(info) => {
+            if let Some(now) = info.ts {
+                clock.set(now, asked);
+            }
+            Ok(ConsumerState {
+                waiting: info.num_pending,
+                unsettled: info.num_ack_pending,
+                paused_until: info.config.pause_until.filter(|_| info.paused),
+                handed_out: info.delivered.stream_seq,
+            })
+        }
         Err(error) => Err(not_set_up(stream, error)),
+    }
+}
+
+/// A stream in figures, all of one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct StreamState {
+    pub(crate) last_sequence: u64,
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+    /// Messages on the subjects that were asked for.
+    pub(crate) matching: u64,
+}
+
+impl StreamState {
+    /// Whether nothing has come or gone between this look and another.
+    pub(crate) fn is_as(&self, other: &Self) -> bool {
+        (self.last_sequence, self.messages) == (other.last_sequence, other.messages)
     }
 }
 
 #[derive(Deserialize)]
 struct StreamInfo {
-    state: StreamState,
+    state: State,
+    #[serde(default, with = "crate::wire::time::rfc3339_option")]
+    ts: Option<Time>,
 }
 
 #[derive(Deserialize)]
-struct StreamState {
+struct State {
     last_seq: u64,
     messages: u64,
     bytes: u64,
+    #[serde(default)]
+    subjects: Option<HashMap<String, u64>>,
 }
 
 impl Connection {
@@ -81,38 +113,36 @@ impl Connection {
 
     /// The sequence of a stream's last message.
     pub(crate) async fn last_sequence(&self, stream: &str) -> Result<u64> {
-        Ok(self.stream_state(stream).await?.last_seq)
+        Ok(self.stream_state(stream, None).await?.last_sequence)
     }
 
-    /// How many messages a stream holds, and how many bytes.
-    pub(crate) async fn stream_size(&self, stream: &str) -> Result<(u64, u64)> {
-        let StreamState { messages, bytes, .. } = self.stream_state(stream).await?;
-        Ok((messages, bytes))
+    /// How a stream stands, by its leader's word, and how much of it is on the subjects that `filter`
+    /// covers; for a few subjects, since the broker names each.
+    pub(crate) async fn stream_state(
+        &self,
+        stream: &str,
+        filter: Option<&str>,
+    ) -> Result<StreamState> {
+        let State { last_seq, messages, bytes, subjects } =
+            self.stream_info(stream, filter).await?.state;
+        let matching = subjects.unwrap_or_default().values().sum();
+        Ok(StreamState { last_sequence: last_seq, messages, bytes, matching })
     }
 
-    /// How many messages a stream holds on the subjects that `filter` covers; for a few subjects, since
-    /// the broker names each.
-    pub(crate) async fn count(&self, stream: &str, filter: &str) -> Result<u64> {
-        #[derive(Deserialize)]
-        struct Info {
-            state: State,
+    /// Reads the broker's clock off what it says of a stream.
+    pub(crate) async fn read_clock(&self, clock: &Clock, stream: &str) -> Result<()> {
+        let asked = Instant::now();
+        if let Some(now) = self.stream_info(stream, None).await?.ts {
+            clock.set(now, asked);
         }
-        #[derive(Deserialize)]
-        struct State {
-            #[serde(default)]
-            subjects: Option<HashMap<String, u64>>,
-        }
-        let request = json!({ "subjects_filter": filter });
+        Ok(())
+    }
+
+    async fn stream_info(&self, stream: &str, filter: Option<&str>) -> Result<StreamInfo> {
+        let request = filter.map(|filter| json!({ "subjects_filter": filter }));
         let verb = format!("STREAM.INFO.{stream}");
-        match api::call::<Info>(self, &verb, Some(&request)).await? {
-            Ok(info) => Ok(info.state.subjects.unwrap_or_default().values().sum()),
-            Err(error) => Err(not_set_up(stream, error)),
-        }
-    }
-
-    async fn stream_state(&self, stream: &str) -> Result<StreamState> {
-        match api::call::<StreamInfo>(self, &format!("STREAM.INFO.{stream}"), None).await? {
-            Ok(info) => Ok(info.state),
+        match api::call::<StreamInfo>(self, &verb, request.as_ref()).await? {
+            Ok(info) => Ok(info),
             Err(error) => Err(not_set_up(stream, error)),
         }
     }

@@ -25,10 +25,10 @@ mod told;
 pub(crate) use ack::AckSubject;
 #[cfg(feature = "embedded")]
 pub(crate) use api::ask;
-pub(crate) use clock::Clock;
+pub(crate) use clock::{Clock, READ_EVERY};
 pub(crate) use connection::{Connection, Messages};
 pub(crate) use ingest::{IngestMessage, Ingested, MAX_INGEST, SentBatch};
-pub(crate) use manage::{ConsumerState, consumer_state};
+pub(crate) use manage::{ConsumerState, StreamState, consumer_state};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;
 pub(crate) use provision::{Born, Missing, consumer_born, ensure, kept_for, queue_names};

@@ -37,6 +37,8 @@ pub(crate) struct Batch {
     pub(crate) messages: Vec<Stored>,
     /// Whether the stream held nothing more when it was read.
     pub(crate) is_last: bool,
+    /// How much more it held.
+    pub(crate) left: u64,
 }
 
 const STREAM: &str = "Nats-Stream";
@@ -134,11 +136,12 @@ impl Connection {
             })?;
             match answer.status.map(|status| status.as_u16()) {
                 None => messages.extend(read(stream, answer)?),
-                Some(NOT_FOUND) => return Ok(Batch { messages, is_last: true }),
+                Some(NOT_FOUND) => return Ok(Batch { messages, is_last: true, left: 0 }),
                 Some(END_OF_BATCH) => {
                     let pending = answer.headers.as_ref().and_then(|headers| headers.get(PENDING));
-                    let is_last = pending.is_none_or(|pending| pending.as_str() == "0");
-                    return Ok(Batch { messages, is_last });
+                    let left = pending.and_then(|pending| pending.as_str().parse().ok());
+                    let left = left.unwrap_or_default();
+                    return Ok(Batch { messages, is_last: left == 0, left });
                 }
                 Some(NO_RESPONDERS) => return Err(self.why_nobody_reads(stream).await),
                 Some(_) => return Err(refusal(stream, &answer)),

@@ -2,6 +2,7 @@
 //! `nats micro ls` and `nats micro info tidemill-worker` show the same.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use async_nats::service::{Service, ServiceExt};
@@ -17,9 +18,6 @@ const SERVICE: &str = "tidemill-worker";
 
 /// How long to wait for one more worker's answer.
 const STALL: Duration = Duration::from_millis(300);
-
-/// The most workers that are listened to in one asking.
-const MAX_ANSWERS: usize = 10_000;
 
 const NAMESPACE: &str = "namespace";
 const WORKER: &str = "worker";
@@ -80,8 +78,12 @@ pub(crate) async fn announced_kinds(
     queue: &Queue,
 ) -> Result<HashSet<Kind>> {
     let subject = format!("$SRV.INFO.{SERVICE}");
-    let answers = conn.gather(subject, Bytes::new(), STALL, MAX_ANSWERS).await?;
-    let kinds = answers.iter().flat_map(|answer| kinds_of(answer, ns, queue)).collect();
+    let mut kinds = HashSet::new();
+    let hear = |answer: &[u8]| {
+        kinds.extend(kinds_of(answer, ns, queue));
+        ControlFlow::Continue(())
+    };
+    conn.gather(subject, Bytes::new(), STALL, hear).await?;
     Ok(kinds)
 }
 

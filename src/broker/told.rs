@@ -23,11 +23,12 @@ impl Told {
         &self.0.payload
     }
 
-    /// Answers, if an answer is awaited.
-    pub(crate) async fn answer(self, conn: &Connection, answer: Bytes) -> Result<()> {
-        match self.0.reply {
-            Some(reply) => conn.publish(reply, answer).await,
-            None => Ok(()),
+    /// Answers, if an answer is awaited, by as many messages as it takes.
+    pub(crate) async fn answer(&self, conn: &Connection, answers: Vec<Bytes>) -> Result<()> {
+        let Some(reply) = &self.0.reply else { return Ok(()) };
+        for answer in answers {
+            conn.publish(reply.clone(), answer).await?;
         }
+        Ok(())
     }
 }

@@ -113,6 +113,10 @@ impl Client {
         let streams = self.streams(queue);
         let found = self.conn.last_of_each(&streams.results, &filter, MAX_RUNS).await?;
         let mut found = found.messages;
+        if found.is_empty() {
+            // None is missing before the leader says so: a replica may lag behind it.
+            found.extend(self.conn.last_of_leader(&streams.results, &filter).await?);
+        }
         found.sort_by_key(|record| record.sequence);
         Ok(found
             .iter()

@@ -19,7 +19,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 
 pub use completion::JobHandle;
 pub use enqueue::Enqueue;
@@ -212,6 +212,19 @@ impl Client {
             self.ensure_queue(queue).await?;
         }
         Ok(())
+    }
+
+    /// The time by the broker's clock, which is what all times of jobs are counted by: this machine's
+    /// may be off. It is read of the queue, at most once a minute; where it does not exist, or these
+    /// credentials may not look at it, this machine's has to do.
+    pub async fn now(&self, queue: &Queue) -> DateTime<Utc> {
+        if !self.clock.is_fresh()
+            && let Err(error) = self.conn.read_clock(&self.clock, &self.streams(queue).jobs).await
+        {
+            tracing::debug!(%queue, %error, "the broker's clock was not read");
+            self.clock.keep();
+        }
+        self.clock.now()
     }
 
     /// The queues of the namespace.

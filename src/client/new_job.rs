@@ -102,7 +102,13 @@ impl NewJob {
     }
 
     /// The same, and for `period` after one is done another is not run: it ends as cancelled, with
-    /// the reason `duplicate`. Whole milliseconds, at least one.
+    /// the reason `duplicate`. What counts is when the other is enqueued, or due if that is later.
+    /// Whole milliseconds, at least one.
+    ///
+    /// Who was done when is known by completions: a period over
+    /// [`results_age`](crate::QueueConfig::results_age), or over what
+    /// [`max_results`](crate::QueueConfig::max_results) leaves, ends when they are gone. The worker
+    /// warns of the first.
     #[must_use]
     pub fn unique_for(self, key: impl AsRef<str>, period: Duration) -> Self {
         self.unique(key).with(|draft| {

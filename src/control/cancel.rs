@@ -176,7 +176,7 @@ impl Client {
     /// Stores the completion `cancelled` unless the run has one.
     async fn complete_cancelled(&self, found: &Found, reason: &str) -> Result<Fence> {
         let tried = self.ledger(&found.key).await?.last().map_or(0, |last| last.attempt);
-        let now = self.clock().now();
+        let now = self.now(&found.key.queue).await;
         let RecordKey { queue, kind, id, run } = found.key.clone();
         let completion = Completion {
             v: Completion::V,

@@ -1,6 +1,7 @@
 //! What a person does to jobs and queues besides running them.
 
 mod cancel;
+mod empty;
 mod queue;
 mod rearrange;
 mod replace;

@@ -4,19 +4,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use tokio::time::sleep;
 
-use crate::broker::{ConsumerState, consumer_state};
+use super::empty::Timers;
+use crate::broker::{ConsumerState, StreamState, consumer_state};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::token::Queue;
 use crate::wire::time::{self, Time};
-use crate::wire::{cron_filter, fired_subject};
-
-/// How soon to look again whether a queue is empty.
-const FIRST_LOOK: Duration = Duration::from_millis(50);
-const LONGEST_LOOK: Duration = Duration::from_secs(2);
 
 /// A queue as it stands just now.
 #[derive(Clone, Debug)]
@@ -64,12 +59,14 @@ impl Client {
         let (streams, conn) = (self.streams(queue), self.conn());
         let mut lanes = Vec::new();
         for priority in Priority::ALL {
-            let state = consumer_state(conn, &streams.jobs, priority.as_str()).await?;
+            let lane = priority.as_str();
+            let state = consumer_state(conn, self.clock(), &streams.jobs, lane).await?;
             let ConsumerState { waiting, unsettled, paused_until, .. } = state;
             lanes.push(LaneInfo { priority, waiting, unsettled, paused_until });
         }
-        let (jobs, bytes) = conn.stream_size(&streams.jobs).await?;
-        let (timers, cron) = self.timers_and_cron(queue).await?;
+        let StreamState { messages: jobs, bytes, .. } =
+            conn.stream_state(&streams.jobs, None).await?;
+        let Timers { jobs: timers, cron, .. } = self.timers_and_cron(queue).await?;
         Ok(QueueInfo {
             name: queue.clone(),
             lanes,
@@ -77,27 +74,9 @@ impl Client {
             bytes,
             timers,
             cron,
-            results: conn.stream_size(&streams.results).await?.0,
-            dead: conn.stream_size(&streams.dead).await?.0,
+            results: conn.stream_state(&streams.results, None).await?.messages,
+            dead: conn.stream_state(&streams.dead, None).await?.messages,
         })
-    }
-
-    /// How many jobs of a queue the broker holds until they are due, and its cron entries.
-    async fn timers_and_cron(&self, queue: &Queue) -> Result<(u64, u64)> {
-        let (ns, conn, stream) = (self.namespace(), self.conn(), self.streams(queue).timers);
-        let cron = conn.count(&stream, &cron_filter(ns, queue, None)).await?;
-        let fired = conn.count(&stream, &fired_subject(ns, queue, None)).await?;
-        let all = conn.stream_size(&stream).await?.0;
-        Ok((all.saturating_sub(cron + fired), cron))
-    }
-
-    /// How many jobs of a queue are unfinished: waiting, running, backing off or not yet due.
-    ///
-    /// # Errors
-    /// As [`Client::queue_info`].
-    pub async fn unfinished(&self, queue: &Queue) -> Result<u64> {
-        let (timers, _) = self.timers_and_cron(queue).await?;
-        Ok(timers + self.conn().stream_size(&self.streams(queue).jobs).await?.0)
     }
 
     /// Stops handing out jobs of a queue, or of one of its lanes, to all workers: until a time, or
@@ -113,13 +92,30 @@ impl Client {
         lane: Option<Priority>,
         until: Option<DateTime<Utc>>,
     ) -> Result<()> {
-        if let Some(until) = until.filter(|until| *until <= self.clock().now()) {
-            let until = time::to_text(&until);
-            return Err(Error::invalid(format!("{until} has passed: pause until a later time")));
-        }
-        // The broker knows no pause without end.
-        let until = until.unwrap_or_else(|| time::after(self.clock().now(), FOR_GOOD));
+        let until = self.end_of_pause(queue, until).await?;
         self.set_pause(queue, lane, Some(until)).await
+    }
+
+    /// Whether [`Client::pause`] would be refused; nothing is paused.
+    ///
+    /// # Errors
+    /// As [`Client::pause`], but for the right to pause, which only pausing shows.
+    pub async fn plan_pause(&self, queue: &Queue, until: Option<DateTime<Utc>>) -> Result<()> {
+        self.queue_info(queue).await?;
+        self.end_of_pause(queue, until).await.map(drop)
+    }
+
+    async fn end_of_pause(&self, queue: &Queue, until: Option<Time>) -> Result<Time> {
+        let now = self.now(queue).await;
+        match until {
+            Some(until) if until <= now => {
+                let until = time::to_text(&until);
+                Err(Error::invalid(format!("{until} has passed: pause until a later time")))
+            }
+            Some(until) => Ok(until),
+            // The broker knows no pause without end.
+            None => Ok(time::after(now, FOR_GOOD)),
+        }
     }
 
     /// Hands out jobs of a queue, or of one of its lanes, again.
@@ -167,28 +163,16 @@ impl Client {
     pub async fn purge(&self, queue: &Queue, lane: Option<Priority>) -> Result<u64> {
         let (ns, streams) = (self.namespace(), self.streams(queue));
         let token = lane.map_or("*", Priority::as_str);
+        let [timers, due] = self.timed_subjects(queue, lane);
         let mut purged = 0;
         for (stream, subjects) in [
-            (&streams.timers, format!("{ns}.timers.{queue}.{token}.>")),
-            (&streams.timers, format!("{ns}.due.{queue}.{token}.>")),
+            (&streams.timers, timers),
+            (&streams.timers, due),
             (&streams.jobs, format!("{ns}.jobs.{queue}.{token}.>")),
         ] {
             purged += self.conn().purge(stream, &subjects).await?;
         }
         Ok(purged)
-    }
-
-    /// Waits until a queue has no unfinished jobs: none that waits, runs, backs off or is not yet due.
-    ///
-    /// # Errors
-    /// As [`Client::queue_info`].
-    pub async fn wait_empty(&self, queue: &Queue) -> Result<()> {
-        let mut pause = FIRST_LOOK;
-        while self.unfinished(queue).await? > 0 {
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_LOOK);
-        }
-        Ok(())
     }
 
     /// Deletes a queue with all that it holds: jobs, completions, ledger, dead letters, timers.

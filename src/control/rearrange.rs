@@ -89,7 +89,7 @@ impl Client {
             if found.is_empty() && moved.is_empty() {
                 return Err(self.none_unfinished(queue, kind, id).await?);
             }
-            if self.move_all(queue, found, change, &mut moved).await? {
+            if self.move_all(found, change, &mut moved).await? {
                 return Ok(moved.len());
             }
             sleep(LOOK_AGAIN).await;
@@ -115,12 +115,11 @@ impl Client {
     /// Moves what is found and has not been moved before. Whether that was all there is to move.
     async fn move_all(
         &self,
-        queue: &Queue,
         found: Vec<Found>,
         change: Change,
         moved: &mut HashSet<RunId>,
     ) -> Result<bool> {
-        let running = self.running(queue).await?;
+        let running = self.running_among(&found).await?;
         let mut is_all = true;
         for Holders { youngest, older } in by_run(found) {
             if moved.contains(&youngest.key.run) {
@@ -146,7 +145,8 @@ impl Client {
         let ledger = self.ledger(&found.key).await?;
         let used = ledger.last().map_or(0, |last| last.used());
         let used = used.max(found.options.attempts_used.unwrap_or(0));
-        let was_due = match state_of(found, &ledger, running, self.clock().now()) {
+        let now = self.now(&found.key.queue).await;
+        let was_due = match state_of(found, &ledger, running, now) {
             JobState::Running(running) => {
                 return Err(Error::invalid(format!(
                     "job {} is running on {}: cancel it, or let it end",

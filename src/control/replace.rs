@@ -1,6 +1,6 @@
 //! Replacing a unique job that has not begun: its payload, its time, its priority.
 
-use crate::client::{Client, JobHandle, NewJob};
+use crate::client::{Client, JobHandle, NewJob, Ready};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How often it is tried while others enqueue the same key.
@@ -23,13 +23,16 @@ impl Client {
             ));
         }
         for _ in 0..TRIES {
-            let there = self.enqueue(job.clone()).await?;
+            let there = match self.enqueue(job.clone()).await {
+                Err(error) if error.is_duplicate() => return Err(self.unseen(job, error).await),
+                enqueued => enqueued?,
+            };
             if !there.is_duplicate() {
                 return Ok(there);
             }
             let (queue, kind, id) = (there.queue(), there.kind(), there.id());
             // Whichever run of the id it is: beside one that runs no other may begin.
-            let running = self.running(queue).await?;
+            let running = self.running_of(queue, id, 1).await?;
             if let Some(it) = running.into_iter().find(|job| job.kind == *kind && job.id == *id) {
                 return Ok(there.of_run(it.run));
             }
@@ -45,5 +48,15 @@ impl Client {
         }
         let message = "others enqueue the same key all the time: try again";
         Err(Error::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Why a job that is there cannot be replaced by those who may not look at it: the look says which
+    /// right they lack.
+    async fn unseen(&self, job: NewJob, duplicate: Error) -> Error {
+        let looked = async {
+            let Ready { queue, kind, id, .. } = job.finish()?;
+            self.find(&queue, Some(&kind), &id).await
+        };
+        looked.await.err().unwrap_or(duplicate)
     }
 }

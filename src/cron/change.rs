@@ -99,7 +99,7 @@ impl Cron<'_> {
     /// # Errors
     /// `is_not_found` where there is none of this name; as [`Cron::add`].
     pub async fn pause(&self, queue: &Queue, name: &CronName) -> Result<bool> {
-        self.set_pause(queue, name, Some(self.client.clock().now())).await
+        self.set_pause(queue, name, Some(self.client.now(queue).await)).await
     }
 
     /// Lets a paused entry fire again, from now on: what was missed is not made up. `false` where it
@@ -141,8 +141,10 @@ impl Cron<'_> {
     /// Removes an entry; `false` where there was none. Jobs that it has put out stay.
     ///
     /// # Errors
-    /// `is_permission` where these credentials may not read or delete the queue's timers.
+    /// `is_unsupported` on a server before 2.14, `is_permission` where these credentials may not read or
+    /// delete the queue's timers.
     pub async fn remove(&self, queue: &Queue, name: &CronName) -> Result<bool> {
+        self.client.require_cron().await?;
         let (conn, stream) = (self.client.conn(), self.client.streams(queue).timers);
         let mut newest = None;
         for _ in 0..TRIES {
@@ -172,7 +174,7 @@ impl Cron<'_> {
     pub async fn run(&self, queue: &Queue, name: &CronName) -> Result<JobHandle> {
         let there = self.get(queue, name).await?;
         // Firings by schedule count a stream's sequence, which began as such a time and lags behind.
-        let now = self.client.clock().now();
+        let now = self.client.now(queue).await;
         let number = u64::try_from(now.timestamp_micros()).unwrap_or(1);
         let CronEntry { priority, payload, .. } = there.clone();
         let firing = there.fire(number, now);

@@ -168,12 +168,30 @@ pub(super) struct Found {
 }
 
 impl Cron<'_> {
+    /// The entries of all queues, by queue and name.
+    ///
+    /// # Errors
+    /// As [`Cron::list`]; `is_permission` also where these credentials may not list streams.
+    pub async fn list_all(&self) -> Result<Vec<CronEntry>> {
+        self.client.require_cron().await?;
+        let mut all = Vec::new();
+        for queue in self.client.queues().await? {
+            all.extend(self.read_entries(&queue).await?);
+        }
+        Ok(all)
+    }
+
     /// The entries of a queue, by name.
     ///
     /// # Errors
-    /// `is_not_found` where the queue does not exist, `is_permission` where these credentials may not
-    /// read its timers.
+    /// `is_unsupported` on a server before 2.14, `is_not_found` where the queue does not exist,
+    /// `is_permission` where these credentials may not read its timers.
     pub async fn list(&self, queue: &Queue) -> Result<Vec<CronEntry>> {
+        self.client.require_cron().await?;
+        self.read_entries(queue).await
+    }
+
+    pub(super) async fn read_entries(&self, queue: &Queue) -> Result<Vec<CronEntry>> {
         let ns = self.client.namespace();
         let mut fired = HashMap::new();
         for stored in self.read_all(queue, &fired_subject(ns, queue, None)).await? {
@@ -181,7 +199,7 @@ impl Cron<'_> {
                 fired.insert(stored.subject, last);
             }
         }
-        let now = self.client.clock().now();
+        let now = self.client.now(queue).await;
         let mut entries: Vec<CronEntry> = Vec::new();
         for stored in self.read_all(queue, &cron_filter(ns, queue, None)).await? {
             if let Some(key) = CronKey::parse(ns, &stored.subject) {
@@ -200,6 +218,7 @@ impl Cron<'_> {
     /// # Errors
     /// `is_not_found` where there is none of this name; as [`Cron::list`].
     pub async fn get(&self, queue: &Queue, name: &CronName) -> Result<CronEntry> {
+        self.client.require_cron().await?;
         self.find(queue, name).await?.ok_or_else(|| {
             let message = format!("queue {queue} has no cron entry {name}");
             Error::new(ErrorKind::NotFound, message)
@@ -217,7 +236,7 @@ impl Cron<'_> {
         let last = self.client.conn().last_of_leader(&stream, &fired).await?;
         let last = last.and_then(|last| serde_json::from_slice(&last.payload).ok());
         let found = Found { key, stored, last };
-        Ok(Some(CronEntry::read(found, queue, self.client.clock().now())))
+        Ok(Some(CronEntry::read(found, queue, self.client.now(queue).await)))
     }
 
     async fn read_all(&self, queue: &Queue, filter: &str) -> Result<Vec<Stored>> {
@@ -225,7 +244,7 @@ impl Cron<'_> {
         let (mut all, mut from) = (Vec::new(), 1);
         loop {
             let start = Start::Sequence(from);
-            let Batch { messages, is_last } =
+            let Batch { messages, is_last, .. } =
                 self.client.conn().batch(&stream, filter, start, PAGE).await?;
             from = messages.last().map_or(from, |last| last.sequence + 1);
             all.extend(messages);

@@ -63,6 +63,7 @@ impl Cron<'_> {
                 )));
             }
         }
+        self.client.require_cron().await?;
         let mut done = Reconciled::default();
         for entry in entries {
             let name = entry.key.name.clone();
@@ -74,7 +75,7 @@ impl Cron<'_> {
         }
         let queues: BTreeSet<Queue> = self.client.queues().await?.into_iter().collect();
         for queue in queues {
-            for there in self.list(&queue).await? {
+            for there in self.read_entries(&queue).await? {
                 let is_ours = there.set.as_deref() == Some(set);
                 if is_ours && !declared.contains(&(queue.clone(), there.name.clone())) {
                     self.remove(&queue, &there.name).await?;

@@ -95,6 +95,9 @@ impl Client {
             // It may have been put on its lane between the two looks.
             found = self.find_on_lanes(queue, kind, id).await?;
         }
+        if found.is_empty() {
+            found = self.find_at_leaders(queue, kind, id).await?;
+        }
         found.retain(|found| kind.is_none_or(|kind| found.key.kind == *kind));
         Ok(found)
     }
@@ -152,6 +155,32 @@ impl Client {
                 )));
             }
         }
+    }
+
+    /// The last message of an id, as the streams' leaders have it: nothing is missing before they say
+    /// so, since a replica may lag behind them.
+    async fn find_at_leaders(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+    ) -> Result<Vec<Found>> {
+        let (ns, streams, conn) = (self.namespace(), self.streams(queue), self.conn());
+        let lanes = format!("{ns}.jobs.{queue}.*.{}.{id}", kind.map_or("*", Kind::as_str));
+        let timed = |what| (&streams.timers, timed_filter(what, ns, queue, kind, Some(id)));
+        let on_lanes = (&streams.jobs, lanes);
+        // The lanes again at last, where it may have been put meanwhile.
+        for (stream, subjects) in [on_lanes.clone(), timed("timers"), timed("due"), on_lanes] {
+            let Some(stored) = conn.last_of_leader(stream, &subjects).await? else { continue };
+            let found = match *stream == streams.jobs {
+                true => self.read_waiting(queue, stored),
+                false => self.read_timer(queue, stored),
+            };
+            if found.is_some() {
+                return Ok(found.into_iter().collect());
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// A message of the jobs stream; one that no worker could take is told by what can be read.

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use futures_util::future::{ready, try_join_all};
+use futures_util::future::{Either, ready, try_join_all};
 use futures_util::stream::{self, Stream, TryStreamExt};
 use tokio::time::Instant;
 
@@ -15,6 +15,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::priority::Priority;
 use crate::token::{Kind, Queue};
+use crate::wire::Status;
 
 /// Messages read at once.
 const PAGE: usize = 1000;
@@ -35,7 +36,10 @@ pub struct JobFilter {
     pub kind: Option<Kind>,
     /// Only with this tag.
     pub tag: Option<String>,
-    /// Only in this state, by its word: see [`JobState::as_str`](super::JobState::as_str).
+    /// Only in this state, by its word: see [`JobState::as_str`](super::JobState::as_str). Without one,
+    /// all that are unfinished. `failed` is for those that back off because their last attempt
+    /// failed; with `done`, `dead`, `cancelled` or `expired`, those that ended so and are still on
+    /// record, without their payloads, headers and tags.
     pub state: Option<String>,
     /// Only those behind this one, by its [`JobInfo::cursor`], in the order of the list.
     pub after: Option<String>,
@@ -49,18 +53,21 @@ impl JobFilter {
 }
 
 impl Client {
-    /// The unfinished jobs of a queue, in the order of their arrival, timers last; read a page at a
-    /// time, in bounded memory.
+    /// The unfinished jobs of a queue, in the order of their arrival, timers last; or those that ended in
+    /// one way, in the order of their ends. Read a page at a time, in bounded memory.
     ///
     /// # Errors
     /// The stream yields `is_not_found` where the queue does not exist, `is_permission` where these
-    /// credentials may not look, `is_invalid` for a cursor that is none.
+    /// credentials may not look, `is_invalid` for a cursor or a state that is none.
     pub fn jobs(&self, filter: JobFilter) -> impl Stream<Item = Result<JobInfo>> + Send + use<> {
+        if let Ok(Wanted::Ended(status)) = Wanted::by(&filter) {
+            return Either::Left(self.ended_jobs(filter, status));
+        }
         let clock = self.clock().clone();
-        self.stands(filter).map_ok(move |stand| stand.into_info(clock.now()))
+        Either::Right(self.stands(filter).map_ok(move |stand| stand.into_info(clock.now())))
     }
 
-    /// The same, as messages that hold them.
+    /// Unfinished jobs, as messages that hold them.
     pub(crate) fn stands(
         &self,
         filter: JobFilter,
@@ -72,6 +79,44 @@ impl Client {
             })
         };
         stream::once(ready(walk)).map_ok(walked).try_flatten()
+    }
+}
+
+/// The states of which jobs are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    Unfinished,
+    /// Those of [`JobState::as_str`](super::JobState::as_str) that are no end.
+    InState(&'static str),
+    /// Those that back off because they failed, not because they snoozed.
+    Failed,
+    Ended(Status),
+}
+
+impl Wanted {
+    fn by(filter: &JobFilter) -> Result<Self> {
+        const UNFINISHED: [&str; 4] = ["scheduled", "waiting", "running", "backing_off"];
+        let Some(word) = filter.state.as_deref() else { return Ok(Self::Unfinished) };
+        if let Some(state) = UNFINISHED.into_iter().find(|state| *state == word) {
+            return Ok(Self::InState(state));
+        }
+        match (word, word.parse()) {
+            ("failed", _) => Ok(Self::Failed),
+            (_, Ok(status)) => Ok(Self::Ended(status)),
+            (_, Err(_)) => Err(Error::invalid(format!(
+                "{word:?} is no state of a job: use {}, failed, done, dead, cancelled or expired",
+                UNFINISHED.join(", ")
+            ))),
+        }
+    }
+
+    fn takes(&self, job: &Stand) -> bool {
+        match self {
+            Self::Unfinished => true,
+            Self::InState(state) => *state == job.state.as_str(),
+            Self::Failed => job.has_failed(),
+            Self::Ended(_) => false,
+        }
     }
 }
 
@@ -99,6 +144,7 @@ impl Stretch {
 struct Walk {
     client: Client,
     filter: JobFilter,
+    wanted: Wanted,
     /// Asked anew when it is too old.
     moment: Option<(Instant, Moment)>,
     page: VecDeque<Stand>,
@@ -111,7 +157,12 @@ impl Walk {
             None => Stretch::Lanes(1),
             Some(cursor) => Stretch::behind(cursor)?,
         };
-        Ok(Self { client, filter, moment: None, page: VecDeque::new(), next })
+        let wanted = Wanted::by(&filter)?;
+        if let Wanted::Ended(status) = wanted {
+            let message = format!("jobs that are {status} have ended: nothing can be done to them");
+            return Err(Error::invalid(message));
+        }
+        Ok(Self { client, filter, wanted, moment: None, page: VecDeque::new(), next })
     }
 
     async fn next(&mut self) -> Result<Option<Stand>> {
@@ -134,9 +185,7 @@ impl Walk {
         let found = self.read_page().await?;
         let matching = found.into_iter().filter(|found| self.matches(found));
         let jobs = try_join_all(matching.map(|found| self.client.stand_of(found, &moment))).await?;
-        let wanted = self.filter.state.as_deref();
-        let in_state = |job: &Stand| wanted.is_none_or(|state| state == job.state.as_str());
-        self.page.extend(jobs.into_iter().filter(in_state));
+        self.page.extend(jobs.into_iter().filter(|job| self.wanted.takes(job)));
         self.moment = Some((asked, moment));
         Ok(())
     }

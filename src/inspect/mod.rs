@@ -1,10 +1,12 @@
 //! Looking at jobs: where one stands, which there are, what is running. Nothing is written for it:
 //! streams are read, and workers are asked.
 
+mod ended;
 mod find;
 mod list;
 mod state;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +16,6 @@ use futures_util::stream::Stream;
 pub(crate) use self::find::{Found, Place};
 pub use self::list::JobFilter;
 pub use self::state::JobState;
-use self::state::Moment;
 pub(crate) use self::state::{Stand, state_of};
 use crate::broker::Start;
 use crate::client::{Client, JobEvent};
@@ -22,15 +23,15 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::{
-    AttemptRecord, Completion, Headers, RecordKey, RecordKind, RunningAnswer, RunningJob, Verb,
-    control_subject, parse_record, record_subject,
+    AttemptRecord, Completion, Headers, RecordKey, RecordKind, RunningAnswer, RunningJob,
+    RunningRequest, Verb, control_subject, parse_record, record_subject,
 };
 
-/// How long to wait for one more worker's answer.
+/// How long to wait for one more worker's answer, when all jobs are asked for that run.
 const STALL: Duration = Duration::from_millis(300);
 
-/// The most workers that are listened to in one asking.
-const MAX_WORKERS: usize = 10_000;
+/// The same where one job is asked for: on the answer rests whether it is moved, or told as waiting.
+const STALL_OF_ONE: Duration = Duration::from_secs(1);
 
 /// A job as it stands just now.
 #[derive(Clone, Debug)]
@@ -58,7 +59,8 @@ pub struct JobInfo {
     pub payload: Bytes,
     /// What is on record of its attempts, in order.
     pub attempts: Vec<AttemptRecord>,
-    /// Where a list goes on behind it: see [`JobFilter::after`]. `None` where it has ended.
+    /// Where a list goes on behind it: see [`JobFilter::after`]. `None` where it was looked up by its id
+    /// and has ended.
     pub cursor: Option<String>,
 }
 
@@ -68,14 +70,50 @@ impl Client {
     /// # Errors
     /// `is_permission` where these credentials may not ask the workers.
     pub async fn running(&self, queue: &Queue) -> Result<Vec<RunningJob>> {
+        self.ask_what_runs(queue, &RunningRequest::default(), STALL, usize::MAX).await
+    }
+
+    /// Which of an id's runs are running just now; as soon as so many are told of, none else is
+    /// waited for.
+    pub(crate) async fn running_of(
+        &self,
+        queue: &Queue,
+        id: &JobId,
+        at_most: usize,
+    ) -> Result<Vec<RunningJob>> {
+        let request = RunningRequest { id: Some(id.clone()) };
+        self.ask_what_runs(queue, &request, STALL_OF_ONE, at_most).await
+    }
+
+    /// Which of these are running just now, all of one id.
+    pub(crate) async fn running_among(&self, found: &[Found]) -> Result<Vec<RunningJob>> {
+        Ok(self.moment_of(found).await?.running)
+    }
+
+    async fn ask_what_runs(
+        &self,
+        queue: &Queue,
+        request: &RunningRequest,
+        stall: Duration,
+        at_most: usize,
+    ) -> Result<Vec<RunningJob>> {
         let subject = control_subject(self.namespace(), queue, Verb::Running);
-        let answers = self.conn().gather(subject, Bytes::new(), STALL, MAX_WORKERS).await?;
-        let read = |answer: &Bytes| serde_json::from_slice::<RunningAnswer>(answer).ok();
-        let answers: Vec<RunningAnswer> = answers.iter().filter_map(read).collect();
-        if answers.iter().any(|answer| answer.is_cut) {
-            tracing::warn!(%queue, "some workers run more jobs than they told of");
-        }
-        Ok(answers.into_iter().flat_map(|answer| answer.jobs).collect())
+        let body = serde_json::to_vec(request).map(Bytes::from).map_err(|error| {
+            Error::new(ErrorKind::Broker, "a request does not serialize").because(error)
+        })?;
+        let mut running = Vec::new();
+        let hear = |answer: &[u8]| {
+            let told = serde_json::from_slice::<RunningAnswer>(answer).unwrap_or_default();
+            let is_asked_for =
+                |job: &RunningJob| request.id.as_ref().is_none_or(|id| *id == job.id);
+            running.extend(told.jobs.into_iter().filter(is_asked_for));
+            match running.len() >= at_most {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        self.conn().gather(subject, body, stall, hear).await?;
+        Ok(running)
     }
 
     /// Where the runs of an id stand, each that is unfinished or still on record; the newest last.
@@ -90,10 +128,7 @@ impl Client {
         id: &JobId,
     ) -> Result<Vec<JobInfo>> {
         let found = self.find(queue, kind, id).await?;
-        let moment = match found.is_empty() {
-            true => Moment::default(),
-            false => self.moment(queue).await?,
-        };
+        let moment = self.moment_of(&found).await?;
         let mut jobs: Vec<JobInfo> = Vec::new();
         for completion in self.completions_of(queue, kind, id).await? {
             jobs.push(self.ended(completion).await?);

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Found, JobInfo, Place};
-use crate::broker::consumer_state;
+use crate::broker::{ConsumerState, consumer_state};
 use crate::client::Client;
 use crate::error::Result;
 use crate::priority::Priority;
@@ -49,6 +49,16 @@ pub(super) struct Moment {
 }
 
 impl Moment {
+    /// Whether a worker can be running it: it is on its lane, and was handed out.
+    fn may_run(&self, found: &Found) -> bool {
+        match found.place {
+            Place::Lane | Place::LaneWithoutId => {
+                found.sequence <= self.handed_out[found.priority.index()]
+            }
+            Place::Timer(_) | Place::Due => false,
+        }
+    }
+
     /// Whether anything can be on record of a job's attempts. Of a million that wait, nothing is.
     fn may_have_run(&self, found: &Found) -> bool {
         found.options.attempts_used.is_some()
@@ -97,6 +107,12 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
+    /// Whether it backs off because its last attempt failed.
+    pub(super) fn has_failed(&self) -> bool {
+        let failed = |last: &AttemptRecord| last.event == AttemptEvent::Failed;
+        matches!(self.state, JobState::BackingOff(_)) && self.attempts.last().is_some_and(failed)
+    }
+
     /// What is told of it.
     pub(crate) fn into_info(self, now: Time) -> JobInfo {
         let Self { found, state, attempts } = self;
@@ -130,13 +146,37 @@ impl Client {
         Ok(Stand { found, state, attempts })
     }
 
+    /// How a queue stands, for a list of all that is in it.
     pub(super) async fn moment(&self, queue: &Queue) -> Result<Moment> {
-        let stream = self.streams(queue).jobs;
-        let mut handed_out = [0; Priority::ALL.len()];
-        for lane in Priority::ALL {
-            let state = consumer_state(self.conn(), &stream, lane.as_str()).await?;
-            handed_out[lane.index()] = state.handed_out;
-        }
-        Ok(Moment { running: self.running(queue).await?, handed_out })
+        let lanes = self.lanes(queue).await?;
+        let handed_out = lanes.map(|lane| lane.handed_out);
+        let running = match lanes.iter().any(|lane| lane.unsettled > 0) {
+            true => self.running(queue).await?,
+            // What runs is unsettled: nobody has to be asked, and waited for, about nothing.
+            false => Vec::new(),
+        };
+        Ok(Moment { running, handed_out })
+    }
+
+    /// How their queue stands, as far as it concerns these, all of one id.
+    pub(super) async fn moment_of(&self, found: &[Found]) -> Result<Moment> {
+        let Some(Found { key: RecordKey { queue, id, .. }, .. }) = found.first() else {
+            return Ok(Moment::default());
+        };
+        let handed_out = self.lanes(queue).await?.map(|lane| lane.handed_out);
+        let moment = Moment { running: Vec::new(), handed_out };
+        let running = match found.iter().filter(|found| moment.may_run(found)).count() {
+            0 => Vec::new(),
+            count => self.running_of(queue, id, count).await?,
+        };
+        Ok(Moment { running, ..moment })
+    }
+
+    async fn lanes(&self, queue: &Queue) -> Result<[ConsumerState; Priority::ALL.len()]> {
+        let (conn, clock, stream) = (self.conn(), self.clock(), self.streams(queue).jobs);
+        let [critical, high, normal, low] =
+            Priority::ALL.map(|lane| consumer_state(conn, clock, &stream, lane.as_str()));
+        let states = tokio::try_join!(critical, high, normal, low)?;
+        Ok(states.into())
     }
 }

@@ -87,12 +87,18 @@ pub struct RunningJob {
     pub worker: String,
 }
 
-/// A worker's answer to what is running.
+/// Which running jobs are asked for; all where nothing is said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunningRequest {
+    /// Only runs of this id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) id: Option<JobId>,
+}
+
+/// What a worker tells of what is running, in one of the messages that it takes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct RunningAnswer {
     pub(crate) jobs: Vec<RunningJob>,
-    /// Whether there are more than it tells.
-    pub(crate) is_cut: bool,
 }
 
 #[cfg(test)]

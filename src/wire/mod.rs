@@ -11,7 +11,9 @@ pub(crate) mod time;
 mod timer;
 
 pub use control::RunningJob;
-pub(crate) use control::{CancelRequest, RunningAnswer, Verb, control_filter, control_subject};
+pub(crate) use control::{
+    CancelRequest, RunningAnswer, RunningRequest, Verb, control_filter, control_subject,
+};
 pub use cron::Fired;
 pub(crate) use cron::{
     CronKey, CronNote, Firing, cron_filter, entry_headers, fired_subject, job_headers,

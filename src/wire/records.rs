@@ -234,7 +234,7 @@ impl AttemptRecord {
     pub(crate) const V: u32 = RECORD_VERSION;
 
     /// How many attempts of the run count, where this is its last entry.
-    pub(crate) fn used(&self) -> u32 {
+    pub fn used(&self) -> u32 {
         match self.event {
             AttemptEvent::Started | AttemptEvent::Failed | AttemptEvent::ToBury => self.attempt,
             AttemptEvent::Snoozed | AttemptEvent::Released => self.attempt.saturating_sub(1),

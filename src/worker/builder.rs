@@ -263,6 +263,7 @@ impl QueueState {
         Self {
             streams: client.streams(&name),
             unknown: super::unknown::UnknownKinds::default(),
+            memory: super::timing::Memory::default(),
             room: std::array::from_fn(|_| Arc::new(Notify::new())),
             name,
         }

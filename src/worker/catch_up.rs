@@ -39,6 +39,8 @@ pub(super) async fn run(shared: Arc<Shared>, queue: usize) {
                 sleep(PATIENCE * attempt + SPREAD.mul_f64(fastrand::f64())).await;
                 match shared.catch_up(&queue).await {
                     Ok(()) => return,
+                    // Where there can be no entries, none can be missed.
+                    Err(error) if error.is_unsupported() => return,
                     Err(error) => {
                         tracing::debug!(%queue, %error, "cron entries were not looked at")
                     }

@@ -12,10 +12,12 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use super::lease::Stop;
 use crate::broker::{Messages, Told};
-use crate::wire::{CancelRequest, RecordKey, RunningAnswer, Verb, control_filter};
+use crate::wire::{
+    CancelRequest, RecordKey, RunningAnswer, RunningJob, RunningRequest, Verb, control_filter,
+};
 
-/// Jobs told in one answer; a message has to hold them.
-const MAX_TOLD: usize = 1000;
+/// Jobs told in one message, which has to hold them.
+const TOLD_AT_ONCE: usize = 1000;
 
 /// Cancelled runs that are remembered at most, the oldest forgotten first.
 const MAX_REMEMBERED: usize = 100_000;
@@ -80,19 +82,19 @@ impl Shared {
     async fn hear(&self, queue: usize, remember_for: Duration, mut messages: Messages) {
         while let Some(message) = messages.next().await {
             let told = Told::from(message);
-            let answer = match Verb::of_subject(told.subject()) {
+            let answers = match Verb::of_subject(told.subject()) {
                 Some(Verb::Cancel) => self.told_to_cancel(queue, told.payload(), remember_for),
-                Some(Verb::Running) => self.asked_what_runs(queue),
+                Some(Verb::Running) => self.asked_what_runs(queue, told.payload()),
                 None => continue,
             };
-            if let Err(error) = told.answer(&self.conn, answer).await {
+            if let Err(error) = told.answer(&self.conn, answers).await {
                 tracing::debug!(%error, "an answer was not sent");
             }
         }
     }
 
     /// Stops the run here, and remembers not to start it.
-    fn told_to_cancel(&self, queue: usize, request: &[u8], remember_for: Duration) -> Bytes {
+    fn told_to_cancel(&self, queue: usize, request: &[u8], remember_for: Duration) -> Vec<Bytes> {
         match serde_json::from_slice::<CancelRequest>(request) {
             Ok(request) => {
                 let key = request.key(self.queues[queue].name.clone());
@@ -103,15 +105,23 @@ impl Shared {
             }
             Err(error) => tracing::warn!(%error, "a request to cancel cannot be read"),
         }
-        Bytes::from_static(b"{}")
+        vec![Bytes::from_static(b"{}")]
     }
 
-    fn asked_what_runs(&self, queue: usize) -> Bytes {
+    /// Answers in any case: who asks takes silence for a slow line.
+    fn asked_what_runs(&self, queue: usize, request: &[u8]) -> Vec<Bytes> {
+        // Whoever says nothing, or what we do not know, hears of all.
+        let RunningRequest { id } = serde_json::from_slice(request).unwrap_or_default();
         let mut jobs = self.leases.running(queue, &self.recorder.worker);
-        let is_cut = jobs.len() > MAX_TOLD;
-        jobs.truncate(MAX_TOLD);
-        let answer = RunningAnswer { jobs, is_cut };
-        serde_json::to_vec(&answer).map_or_else(|_| Bytes::from_static(b"{}"), Bytes::from)
+        jobs.retain(|job| id.as_ref().is_none_or(|id| *id == job.id));
+        let told = |jobs: &[RunningJob]| {
+            let answer = RunningAnswer { jobs: jobs.to_vec() };
+            serde_json::to_vec(&answer).map_or_else(|_| Bytes::from_static(b"{}"), Bytes::from)
+        };
+        match jobs.is_empty() {
+            true => vec![told(&[])],
+            false => jobs.chunks(TOLD_AT_ONCE).map(told).collect(),
+        }
     }
 }
 

@@ -42,12 +42,18 @@ impl Shared {
     }
 
     async fn history(&self, work: &Work) -> Result<History> {
-        let streams = &self.queues[work.lane.queue].streams;
+        let queue = &self.queues[work.lane.queue];
+        let streams = &queue.streams;
         let (conn, ns, key) = (&self.conn, &self.namespace, &work.key);
         let history = look_up(conn, ns, streams, key).await?;
         let is_duplicate = match work.options.unique {
             Some(Unique::For(period)) if history.used == 0 => {
-                done_since(conn, ns, streams, key, time::before(work.stored, period)).await?
+                queue.warn_of_forgotten_keys(period);
+                // One that is put off asks for its turn when it is due. How long it waits beyond
+                // that is not its doing: what was a duplicate then is one however long the queue.
+                let due = work.options.run_after.map(|run_after| run_after.due(work.stored));
+                let asked = due.map_or(work.stored, |due| due.max(work.stored));
+                done_since(conn, ns, streams, key, time::before(asked, period)).await?
             }
             Some(_) | None => false,
         };

@@ -52,6 +52,7 @@ use self::lanes::{Call, LaneId, Lanes, MAX_BUFFERED_FOR};
 use self::lease::Leases;
 use self::record::Recorder;
 use self::settle::Settler;
+use self::timing::Memory;
 use self::unknown::UnknownKinds;
 use crate::broker::{Announcement, Clock, Connection, Registration};
 use crate::client::Client;
@@ -122,6 +123,7 @@ struct QueueState {
     name: Queue,
     streams: StreamNames,
     unknown: UnknownKinds,
+    memory: Memory,
     /// By priority: told when a lane has room.
     room: [Arc<Notify>; 4],
 }

@@ -1,5 +1,7 @@
 //! `tidemill cron`: jobs that the broker enqueues by itself.
 
+use tidemill::embedded::Broker;
+
 use crate::support::{Mill, eventually, tidemill};
 
 #[tokio::test]
@@ -45,6 +47,9 @@ async fn entries_are_added_listed_paused_run_and_removed() {
     assert_eq!((&job["state"], &job["tags"][0]), (&"waiting".into(), &"weekly".into()));
     let again = mill.run(&["cron", "run", "report"]);
     assert!(again.err.contains("was there already"), "{again:?}");
+    let would = mill.ok(&["cron", "resume", "report", "--dry-run"]);
+    assert_eq!(would, "would be resumed: report in queue mail\n");
+    assert!(mill.ok(&["cron", "ls"]).contains("paused since"), "nothing was done");
     assert_eq!(mill.ok(&["cron", "resume", "report"]), "resumed: report in queue mail\n");
 
     assert_eq!(mill.json(&["queue", "info", "mail"])[0]["cron"], 1);
@@ -54,6 +59,40 @@ async fn entries_are_added_listed_paused_run_and_removed() {
     assert_eq!(mill.ok(&["cron", "rm", "report"]), "removed: report in queue mail\n");
     let gone = mill.run(&["cron", "rm", "report"]);
     assert_eq!((gone.code, gone.err.contains("no queue has a cron entry report")), (3, true));
+}
+
+#[tokio::test]
+async fn what_other_crons_know_reaches_the_broker_in_its_own_words() {
+    let mill = Mill::start().await;
+    for (name, schedule, time) in
+        [("sundays", "30 6 * * 7", "Sun 20"), ("nights", "@midnight", "00:00:00 UTC")]
+    {
+        mill.ok(&["cron", "add", name, "default", "any", "--schedule", schedule]);
+        let listed = mill.ok(&["cron", "ls"]);
+        assert!(listed.contains(time), "{schedule}: {listed}");
+        mill.ok(&["cron", "rm", name]);
+    }
+}
+
+/// What a server cannot do it is not asked for, and nobody takes it for empty.
+#[tokio::test]
+async fn every_verb_says_what_an_old_server_lacks() {
+    let broker = Broker::builder().version("2.12.8").start().await.expect("a broker");
+    let mill = Mill { broker };
+    mill.ok(&["setup"]);
+    let schedule = ["--schedule", "@daily"];
+    let add = [&["cron", "add", "x", "default", "x"][..], &schedule].concat();
+    let mut verbs = vec![add, vec!["cron", "ls"], vec!["cron", "ls", "--queue", "default"]];
+    for verb in ["rm", "pause", "resume", "run"] {
+        verbs.push(vec!["cron", verb, "x"]);
+        verbs.push(vec!["cron", verb, "x", "--queue", "default"]);
+        verbs.push(vec!["cron", verb, "x", "--dry-run"]);
+    }
+    for verb in verbs {
+        let said = mill.run(&verb);
+        assert_eq!(said.code, 6, "{verb:?}: {said:?}");
+        assert!(said.err.contains("cron needs nats-server 2.14 or newer: this one is 2.12.8"));
+    }
 }
 
 #[tokio::test]
@@ -93,9 +132,13 @@ fn schedules_are_told_and_refused_without_a_broker() {
     let (code, out, _) = said(&["cron", "next", "30 2 1 1 *", "--tz", "Asia/Tokyo", "-n", "2"]);
     assert_eq!((code, out.lines().count()), (Some(0), 2), "{out}");
     assert!(out.lines().all(|line| line.ends_with("-01-01 02:30:00 JST")), "{out}");
-    for (schedule, reason) in
-        [("0 9 L * *", "nats-server knows no L"), ("@every 5ms", "at least 1 s")]
-    {
+    for (schedule, reason) in [
+        ("0 9 L * *", "nats-server knows no L"),
+        ("0 9 15W * *", "nats-server knows no"),
+        ("0 9 * * fri#2", "nats-server knows no"),
+        ("0 0 9 1 1 * 2030", "year"),
+        ("@every 5ms", "at least 1 s"),
+    ] {
         let add = ["cron", "add", "x", "default", "x", "--schedule", schedule];
         let (code, _, err) = said(&add);
         assert!(code == Some(2) && err.contains(reason), "{schedule}: {err}");

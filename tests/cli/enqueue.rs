@@ -68,6 +68,29 @@ async fn options_reach_the_job() {
 }
 
 #[tokio::test]
+async fn a_time_with_its_zone_is_when_it_runs() {
+    let mill = Mill::start().await;
+    mill.ok(&["enqueue", "default", "any", "--id", "a", "--at", "2036-12-01T09:00:00+01:00"]);
+    let shown = mill.ok(&["job", "get", "a"]);
+    assert!(shown.contains("scheduled until 2036-12-01 08:00:00Z"), "{shown}");
+    let _worker = mill.work(&["--exec", "any=echo ran"]);
+    let past = ["enqueue", "default", "any", "--at", "2020-01-01T00:00:00Z", "--wait", "20s"];
+    assert!(mill.ok(&past).starts_with("done"), "what is overdue runs at once");
+}
+
+#[tokio::test]
+async fn a_key_that_is_to_be_held_for_longer_than_results_are_kept_is_warned_of() {
+    let mill = Mill::start().await;
+    mill.ok(&["setup", "--ack-wait", "2s", "--results-age", "1h"]);
+    let worker = mill.work(&["--exec", "any=true"]);
+    let enqueue = ["enqueue", "default", "any", "--unique", "one", "--wait", "20s"];
+    mill.ok(&[&enqueue[..], &["--unique-for", "30m"]].concat());
+    assert!(!worker.heard().contains("max_age"), "{}", worker.heard());
+    mill.run(&[&enqueue[..], &["--unique-for", "2h"]].concat());
+    worker.hears("completions are kept for less than a unique job's period");
+}
+
+#[tokio::test]
 async fn waiting_tells_by_its_exit_code_how_the_job_ended() {
     let mill = Mill::start().await;
     let _worker = mill.work(&["--exec", "good=echo fine", "--exec", "bad=echo no >&2; exit 65"]);
@@ -187,4 +210,16 @@ fn a_dry_run_checks_and_needs_no_broker() {
     let (code, _, err) = said(&["[1]", "--id", "s-7", "--dry-run"]);
     assert_eq!((code, err.contains("kept for ids")), (Some(2), true), "{err}");
     assert_eq!(said(&["[1", "--dry-run"]).0, Some(2));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let lines = format!("@{}", file.path().display());
+    for atomic in [&[][..], &["--atomic"]] {
+        std::fs::write(file.path(), "1\n\n2\n").expect("written");
+        let arguments = [&[&*lines, "--lines", "--dry-run"], atomic].concat();
+        let (code, out, _) = said(&arguments);
+        assert_eq!(code, Some(0));
+        assert_eq!(out, "would be enqueued: 2 jobs of kind any in queue default\n");
+        std::fs::write(file.path(), "1\n{\n").expect("written");
+        let (code, _, err) = said(&arguments);
+        assert_eq!((code, err.contains("line 2 is not JSON")), (Some(2), true), "{err}");
+    }
 }

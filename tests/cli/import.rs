@@ -83,6 +83,50 @@ async fn killed_again_and_again_it_goes_on_and_doubles_none() {
 }
 
 #[tokio::test]
+async fn what_was_left_out_before_it_was_broken_off_is_told_in_the_end() {
+    let mill = Mill::start().await;
+    mill.ok(&["setup", "--max-jobs", "1500"]);
+    let mut file = NamedTempFile::new().expect("a file");
+    for n in 1..=3000 {
+        let word = if n % 1000 == 7 { "prio" } else { "priority" };
+        writeln!(file, r#"{{"kind":"any","{word}":"low"}}"#).expect("written");
+    }
+    let mut import = Running::start(mill.command(&["import", path(&file)]));
+    import.hears("the queue is full: waiting");
+    import.signal(rustix::process::Signal::INT);
+    assert_eq!(import.ended().code(), Some(130));
+    mill.ok(&["queue", "purge", "--yes"]);
+    let _worker = mill.work(&["--exec", "any=true"]);
+    let said = mill.run(&["import", path(&file)]);
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(said.out.contains(", 3 lines left out"), "{said:?}");
+    for line in [7, 1007, 2007] {
+        let told = format!("line {line} was left out: not a job: unknown field `prio`");
+        assert_eq!(said.err.matches(&told).count(), 1, "{said:?}");
+    }
+}
+
+/// Watched on a terminal, which Python lends it.
+#[tokio::test]
+async fn how_far_it_has_come_is_shown_to_whoever_watches() {
+    const TERMINAL: &str = "import os, pty, sys\n\
+                            status = pty.spawn(sys.argv[1:])\n\
+                            sys.exit(os.waitstatus_to_exitcode(status))";
+    let mill = Mill::start().await;
+    mill.ok(&["setup"]);
+    let file = file_of(20_000);
+    let program = env!("CARGO_BIN_EXE_tidemill");
+    let mut command = std::process::Command::new("python3");
+    command.args(["-c", TERMINAL, program, "--server", mill.broker.url()]);
+    command.args(["import", path(&file)]).env("TERM", "xterm");
+    let said = crate::support::said(command, "");
+    assert_eq!(said.code, 0, "{said:?}");
+    for shown in [" jobs, ", " left", "imported 20000 jobs"] {
+        assert!(said.out.contains(shown), "{shown}: {said:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_broker_that_is_killed_is_waited_for() {
     const JOBS: u64 = 30_000;
     let mill = Mill::start().await;

@@ -30,6 +30,8 @@ async fn jobs_are_shown_and_listed_with_their_states() {
     assert_eq!(ids(&["--tag", "blue"]), ["a"]);
     assert_eq!(ids(&["--priority", "low"]), ["b"]);
     assert_eq!(ids(&["--state", "scheduled"]), ["b"]);
+    assert_eq!(ids(&["--state", "waiting"]), ["a"]);
+    assert_eq!(ids(&["--kind", "any"]), ["a", "b"]);
     assert_eq!(ids(&["--kind", "other"]), Vec::<String>::new());
     assert_eq!(ids(&["--limit", "1"]), ["a"]);
     let cut = mill.run(&["job", "ls", "--limit", "1", "--json"]);
@@ -46,6 +48,68 @@ async fn jobs_are_shown_and_listed_with_their_states() {
 }
 
 #[tokio::test]
+async fn jobs_are_listed_by_each_state_that_they_can_be_in() {
+    let mill = Mill::start().await;
+    let _worker = mill.work(&[
+        "--backoff",
+        "fixed:30000",
+        "--exec",
+        "good=true",
+        "--exec",
+        "hopeless=exit 65",
+        "--exec",
+        "failing=exit 1",
+        "--exec",
+        "long=sleep 600",
+    ]);
+    let ids = |state: &str| -> Vec<String> {
+        let jobs = mill.json(&["job", "ls", "--state", state]);
+        jobs.iter().map(|job| job["id"].as_str().expect("text").to_owned()).collect()
+    };
+    let listed = |state: &str, expected: &[&str]| {
+        eventually(&format!("{expected:?} as {state}"), || (ids(state) == expected).then_some(()));
+    };
+    for (id, kind) in [("g", "good"), ("h", "hopeless"), ("f", "failing"), ("l", "long")] {
+        mill.ok(&["enqueue", "default", kind, "--id", id]);
+    }
+    let past = "2020-01-01T00:00:00Z";
+    mill.ok(&["enqueue", "default", "good", "--id", "e", "--expires-at", past]);
+    mill.ok(&["enqueue", "default", "good", "--id", "c", "--in", "30s"]);
+    mill.ok(&["job", "cancel", "c"]);
+    mill.ok(&["enqueue", "default", "good", "--id", "g2", "--priority", "low"]);
+    for (state, expected) in [
+        ("done", &["g", "g2"][..]),
+        ("dead", &["h"]),
+        ("failed", &["f"]),
+        ("backing_off", &["f"]),
+        ("running", &["l"]),
+        ("expired", &["e"]),
+        ("cancelled", &["c"]),
+    ] {
+        listed(state, expected);
+    }
+    let done = mill.json(&["job", "ls", "--state", "done", "--limit", "1"]);
+    assert_eq!((&done[0]["id"], &done[0]["completion"]["status"]), (&"g".into(), &"done".into()));
+    let cursor = done[0]["cursor"].as_str().expect("text");
+    let rest = mill.json(&["job", "ls", "--state", "done", "--after", cursor]);
+    assert_eq!((rest.len(), &rest[0]["id"]), (1, &"g2".into()));
+    let low = mill.json(&["job", "ls", "--state", "done", "--priority", "low", "--kind", "good"]);
+    assert_eq!((low.len(), &low[0]["id"]), (1, &"g2".into()));
+    assert!(mill.ok(&["job", "ls", "--state", "dead"]).contains("dead, discarded"));
+    for wrong in [&["--tag", "blue"][..], &["--after", "j7"]] {
+        let said = mill.run(&[&["job", "ls", "--state", "done"], wrong].concat());
+        assert_eq!(said.code, 2, "{said:?}");
+    }
+    let over = mill.run(&["job", "cancel", "--all", "--state", "done", "--yes"]);
+    assert_eq!(over.code, 2, "{over:?}");
+    let would = mill.ok(&["job", "cancel", "--all", "--state", "failed", "--dry-run"]);
+    assert_eq!(would, "would be cancelled f failing (backing_off)\n");
+    mill.ok(&["job", "cancel", "--all", "--state", "failed", "--yes"]);
+    listed("failed", &[]);
+    listed("running", &["l"]);
+}
+
+#[tokio::test]
 async fn jobs_are_cancelled_by_id_or_filter_after_a_word() {
     let mill = Mill::start().await;
     for id in ["a", "b", "c"] {
@@ -58,6 +122,9 @@ async fn jobs_are_cancelled_by_id_or_filter_after_a_word() {
     assert_eq!(mill.ok(&["job", "cancel", "a", "--reason", "a mistake"]), "cancelled a any\n");
     let gone = &mill.json(&["results", "get", "a"])[0];
     assert_eq!((&gone["status"], &gone["reason"]), (&"cancelled".into(), &"a mistake".into()));
+    let would = mill.ok(&["job", "cancel", "--all", "--kind", "any", "--dry-run"]);
+    assert_eq!(would, "would be cancelled b any (waiting)\n");
+    assert_eq!(mill.json(&["job", "ls"]).len(), 2, "nothing was done");
     let unasked = mill.run(&["job", "cancel", "--all"]);
     assert_eq!(unasked.code, 2, "{unasked:?}");
     assert!(unasked.err.contains("to cancel jobs without being asked, say --yes"), "{unasked:?}");
@@ -108,6 +175,24 @@ async fn a_command_that_runs_is_told_and_then_killed_with_all_that_it_started() 
 }
 
 #[tokio::test]
+async fn what_is_deaf_is_killed_though_the_command_that_started_it_obeyed() {
+    let mill = Mill::start().await;
+    let notes = tempfile::NamedTempFile::new().expect("a file");
+    let stubborn = format!(
+        "stubborn=sh -c 'trap \"\" TERM; echo $$ > {}; sleep 600' > /dev/null 2>&1 & wait",
+        notes.path().display()
+    );
+    let _worker = mill.work(&["--exec", &stubborn]);
+    mill.ok(&["enqueue", "default", "stubborn", "--id", "s"]);
+    let deaf = eventually("it runs", || {
+        let id = std::fs::read_to_string(notes.path()).expect("reads").trim().parse().ok()?;
+        Pid::from_raw(id)
+    });
+    assert_eq!(mill.ok(&["job", "cancel", "s"]), "cancelled s stubborn\n");
+    eventually("the end of what is deaf", || test_kill_process(deaf).is_err().then_some(()));
+}
+
+#[tokio::test]
 async fn a_job_is_moved_and_says_where_to() {
     let mill = Mill::start().await;
     mill.ok(&["enqueue", "default", "any", "--id", "a", "--in", "1h"]);
@@ -118,6 +203,9 @@ async fn a_job_is_moved_and_says_where_to() {
     let moved = &mill.json(&["job", "get", "a"])[0];
     assert_eq!((&moved["priority"], &moved["state"]), (&"high".into(), &"scheduled".into()));
     let at = ["job", "reschedule", "a", "--at", "2036-12-01T09:00:00+01:00"];
+    let would = mill.ok(&[&at[..], &["--dry-run"]].concat());
+    assert_eq!(would, "would be moved a to run at 2036-12-01 08:00:00Z\n");
+    assert!(!mill.ok(&["job", "get", "a"]).contains("2036"), "nothing was done");
     assert_eq!(mill.ok(&at), "moved a to run at 2036-12-01 08:00:00Z\n");
     assert!(mill.ok(&["job", "get", "a"]).contains("scheduled until 2036-12-01 08:00:00Z"));
     let _worker = mill.work(&["--exec", "any=echo ran"]);
@@ -125,6 +213,29 @@ async fn a_job_is_moved_and_says_where_to() {
     eventually("its end", || (mill.run(&["results", "get", "a"]).code == 0).then_some(()));
     assert_eq!(mill.run(&["job", "run", "nobody"]).code, 3);
     assert_eq!(mill.run(&["job", "reschedule", "a"]).code, 2);
+}
+
+#[tokio::test]
+async fn a_move_that_would_be_refused_is_refused_when_it_is_only_told() {
+    let mill = Mill::start().await;
+    let _worker = mill.work(&["--backoff", "fixed:30000", "--exec", "any=exit 1"]);
+    mill.ok(&["enqueue", "default", "any", "--unique", "one"]);
+    let id = eventually("it backs off", || {
+        let job = mill.json(&["job", "ls", "--state", "failed"]).pop()?;
+        Some(job["id"].as_str()?.to_owned())
+    });
+    for change in [&["reschedule", &*id, "--in", "1h"][..], &["priority", &id, "low"]] {
+        for dry_run in [&[][..], &["--dry-run"]] {
+            let said = mill.run(&[&["job"], change, dry_run].concat());
+            assert_eq!(said.code, 2, "{change:?} {dry_run:?}: {said:?}");
+            assert!(said.err.contains("is unique and has been tried"), "{said:?}");
+        }
+    }
+    // At once it may run, by whatever word.
+    let past = ["job", "reschedule", &id, "--at", "2020-01-01T00:00:00Z"];
+    mill.ok(&[&past[..], &["--dry-run"]].concat());
+    mill.ok(&["job", "run", &id, "--dry-run"]);
+    mill.ok(&past);
 }
 
 #[tokio::test]

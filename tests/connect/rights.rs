@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tidemill::embedded::Broker;
-use tidemill::{Client, ConnectOptions, JobId, Queue};
+use tidemill::{Client, ConnectOptions, JobId, NewJob, Queue};
 
 use crate::support::{Ping, says, to};
 
@@ -17,6 +17,8 @@ accounts {
       { user: deaf, password: deaf, permissions { publish: ">", subscribe: ["nothing.>"] } }
       { user: mine, password: mine, permissions { publish: ">", subscribe: ["_INBOX_mine.>"] } }
       { user: mute, password: mute, permissions { publish: ["nothing.>"], subscribe: ">" } }
+      { user: producer, password: producer,
+        permissions { publish: ["tidemill.jobs.default.>"], subscribe: ["_INBOX.>"] } }
     ]
   }
 }
@@ -84,6 +86,30 @@ async fn a_subject_that_is_refused_is_named() {
     let many = mute.completions_of(&queue, None, &id).await.expect_err("may not");
     says(&many, &["no permission to publish to $JS.API.DIRECT.GET."]);
     for error in [enqueue, setup, many] {
+        assert!(error.is_permission(), "{error:?}");
+    }
+    assert!(begun.elapsed() < AT_ONCE, "it took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn who_may_only_publish_enqueues_and_is_refused_the_rest_by_name() {
+    let broker = broker().await;
+    let producer = user(&broker, "producer").await;
+    let unique = || NewJob::new(&Ping).unique("one");
+    let job = producer.enqueue(Ping).await.expect("stored");
+    producer.enqueue(NewJob::new(&Ping).id("chosen")).await.expect("stored");
+    let first = producer.enqueue(unique()).await.expect("stored");
+    assert!(!first.is_duplicate());
+    let begun = Instant::now();
+    let taken = producer.enqueue(unique()).await.expect_err("it cannot be told whose it is");
+    assert!(taken.is_duplicate(), "{taken:?}");
+    says(&taken, &["is in queue default already", "may not see"]);
+    let replaced = producer.enqueue_replacing(unique()).await.expect_err("may not look");
+    says(&replaced, &["no permission to publish to $JS.API.DIRECT.GET.TIDEMILL_JOBS_default"]);
+    let awaited = job.completion().await.expect_err("may not look");
+    let elsewhere = producer.enqueue(NewJob::new(&Ping).queue("new")).await.expect_err("no right");
+    says(&elsewhere, &["no permission to publish to "]);
+    for error in [replaced, awaited, elsewhere] {
         assert!(error.is_permission(), "{error:?}");
     }
     assert!(begun.elapsed() < AT_ONCE, "it took {:?}", begun.elapsed());

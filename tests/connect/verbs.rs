@@ -97,7 +97,7 @@ fn verbs() -> Vec<(&'static str, &'static str, Call)> {
             client.run_now(&queue(), None, &id("later")).await
         }),
         verb!("run_now", "tidemill.ctl.>", |client| {
-            client.run_now(&queue(), None, &id("later")).await
+            client.run_now(&queue(), None, &id("given-back")).await
         }),
         verb!("reschedule", "tidemill.timers.>", |client| {
             let time = Utc::now() + TimeDelta::days(2);
@@ -111,6 +111,27 @@ fn verbs() -> Vec<(&'static str, &'static str, Call)> {
         }),
         verb!("resume", "$JS.API.CONSUMER.PAUSE.>", |client| client.resume(&queue(), None).await),
         verb!("purge", "$JS.API.STREAM.PURGE.>", |client| client.purge(&queue(), None).await),
+        verb!("plan_pause", "$JS.API.CONSUMER.INFO.>", |client| {
+            client.plan_pause(&queue(), None).await
+        }),
+        verb!("timers", "$JS.API.DIRECT.GET.TIDEMILL_TIMERS_default", |client| {
+            client.timers(&queue(), None).await
+        }),
+        verb!("unfinished", "$JS.API.STREAM.INFO.>", |client| client.unfinished(&queue()).await),
+        verb!("jobs that are done", "$JS.API.DIRECT.GET.TIDEMILL_RESULTS_default", |client| {
+            let mut done = all();
+            done.state = Some("done".into());
+            client.jobs(done).try_collect::<Vec<_>>().await
+        }),
+        verb!("attempts", "$JS.API.DIRECT.GET.TIDEMILL_ATTEMPTS_default", |client| {
+            let all = RecordFilter::queue(queue()).since(Since::Start);
+            let attempts = client.attempts(all).await?;
+            Box::pin(attempts).try_next().await
+        }),
+        verb!("attempts_of", "$JS.API.DIRECT.GET.TIDEMILL_ATTEMPTS_default", |client| {
+            let letter = client.dead_letter(&queue(), &id("buried")).await?;
+            client.attempts_of(&letter).await
+        }),
         verb!("queue_info", "$JS.API.CONSUMER.INFO.>", |client| client.queue_info(&queue()).await),
         verb!("wait_empty", "$JS.API.STREAM.INFO.>", |client| client.wait_empty(&queue()).await),
         verb!("remove_queue", "$JS.API.STREAM.DELETE.>", |client| {
@@ -143,6 +164,14 @@ fn verbs() -> Vec<(&'static str, &'static str, Call)> {
         verb!("cron pause", "tidemill.cron.>", |client| client
             .cron()
             .pause(&queue(), &tick())
+            .await),
+        verb!("cron plan", "$JS.API.STREAM.MSG.GET.TIDEMILL_TIMERS_default", |client| {
+            client.cron().plan(CronJob::new("tick", "@daily".parse()?, Ping)).await
+        }),
+        verb!("cron list_all", "$JS.API.STREAM.NAMES", |client| client.cron().list_all().await),
+        verb!("cron resume", "tidemill.cron.>", |client| client
+            .cron()
+            .resume(&queue(), &CronName::new("still")?)
             .await),
         verb!("cron run", "tidemill.jobs.>", |client| client.cron().run(&queue(), &tick()).await),
         verb!("cron remove", "$JS.API.STREAM.MSG.DELETE.TIDEMILL_TIMERS_default", |client| {
@@ -194,8 +223,10 @@ async fn prepare(admin: &Client) {
     buried.completion().await.expect("buried");
     let hour = Duration::from_secs(3600);
     admin.enqueue(Ping).id("later").delay(hour).await.expect("stored");
-    eventually("it is parked", || async {
-        admin.queue_info(&queue()).await.expect("there").timers == 1
+    admin.enqueue(NewJob::raw("unknown", "{}").id("given-back")).await.expect("stored");
+    eventually("one is parked and one given back", || async {
+        let info = admin.queue_info(&queue()).await.expect("there");
+        info.timers == 1 && info.lanes.iter().any(|lane| lane.unsettled == 1)
     })
     .await;
     running.drain().await;
@@ -203,8 +234,11 @@ async fn prepare(admin: &Client) {
         admin.enqueue(NewJob::new(&Ping).id(id)).await.expect("stored");
     }
     admin.enqueue(NewJob::raw(Ping::KIND, "{}").unique("taken")).await.expect("stored");
-    let yearly = "@yearly".parse().expect("valid");
-    admin.cron().add(CronJob::new("tick", yearly, Ping)).await.expect("added");
+    for name in ["tick", "still"] {
+        let entry = CronJob::new(name, "@yearly".parse().expect("valid"), Ping);
+        admin.cron().add(entry).await.expect("added");
+    }
+    admin.cron().pause(&queue(), &CronName::new("still").expect("valid")).await.expect("paused");
 }
 
 #[tokio::test]
@@ -241,10 +275,11 @@ async fn the_command_line_says_which_verb_needs_it() {
     let builder = builder.connect_with(|options| options.user_password("admin", "pw"));
     let broker = builder.start().await.expect("a broker");
     prepare(&user(&broker, "admin").await).await;
-    let table: [(&[&str], &str); 8] = [
+    let table: [(&[&str], &str); 9] = [
         (&["enqueue", "default", "ping"], "tidemill.jobs.default.normal.ping."),
         (&["job", "cancel", "waits"], "tidemill.results.default.ping.waits."),
-        (&["job", "run", "later"], "tidemill.ctl.default.running"),
+        (&["job", "run", "later"], "tidemill.due.default.normal.ping.later."),
+        (&["job", "run", "given-back"], "tidemill.ctl.default.running"),
         (&["queue", "pause"], "$JS.API.CONSUMER.PAUSE.TIDEMILL_JOBS_default.critical"),
         (&["queue", "purge", "--yes"], "$JS.API.STREAM.PURGE.TIDEMILL_TIMERS_default"),
         (&["queue", "rm", "default", "--yes"], "$JS.API.STREAM.DELETE.TIDEMILL_JOBS_default"),

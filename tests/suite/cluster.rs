@@ -6,8 +6,8 @@ use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use tidemill::embedded::Cluster;
 use tidemill::{
-    Backoff, Client, CronJob, Handler, JobContext, JobError, NewJob, QueueConfig, RetryPolicy,
-    Status, Worker,
+    Backoff, Client, CronJob, Handler, JobContext, JobError, NewJob, Priority, Queue, QueueConfig,
+    RetryPolicy, Status, Worker,
 };
 
 use crate::support::{Numbered, PATIENCE, Seen, completion, connect, eventually, numbered, until};
@@ -144,4 +144,41 @@ async fn timers_outlive_a_leader_that_is_killed_when_they_are_due() {
         assert_eq!(attempt, 1, "{id}");
     }
     running.drain().await;
+}
+
+/// A replica that was away for a while answers before it has caught up.
+#[tokio::test]
+async fn no_verb_takes_what_a_replica_lacks_for_missing() {
+    const BEFORE: u64 = 20_000;
+    const EACH: usize = 20;
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let client = client_at(&cluster, 0).await;
+    client.ensure_queue(&Queue::default()).await.expect("made");
+    let leader = leader_of(&cluster, "TIDEMILL_JOBS_default").await;
+    let client = client_at(&cluster, leader).await;
+    let lagging = cluster.node((leader + 1) % 3);
+    let (queue, soon) = (Queue::default(), Utc::now() + TimeDelta::hours(2));
+    lagging.freeze().await.expect("freezes");
+    let jobs = (0..BEFORE).map(|n| NewJob::new(&numbered(n)));
+    let asked_for = (0..5 * EACH).map(|n| {
+        let hour = Duration::from_secs(3600);
+        NewJob::new(&numbered(1)).id(format!("job-{n}")).delay(hour)
+    });
+    let mut stored = client.enqueue_many(jobs.chain(asked_for)).await.split_off(BEFORE as usize);
+    let jobs: Vec<_> = stored.drain(..).map(|stored| stored.expect("stored")).collect();
+    let asks = jobs.iter().enumerate().map(|(n, job)| {
+        let (client, queue, id) = (&client, &queue, job.id());
+        async move {
+            let known = match n / EACH {
+                0 => client.job(queue, None, id).await.map(drop),
+                1 => client.run_now(queue, None, id).await.map(drop),
+                2 => client.reschedule(queue, None, id, soon).await.map(drop),
+                3 => client.set_priority(queue, None, id, Priority::Low).await.map(drop),
+                _ => client.cancel(queue, None, id, "no").await.map(drop),
+            };
+            known.unwrap_or_else(|error| panic!("verb {}: {error}", n / EACH));
+        }
+    });
+    let (_, thawed) = tokio::join!(join_all(asks), lagging.thaw());
+    thawed.expect("thaws");
 }

@@ -282,7 +282,7 @@ async fn a_unique_job_that_is_not_due_runs_now_or_at_another_time_with_its_key()
     let sooner = mill.client.enqueue(later(2)).await.expect("stored");
     mill.client.run_now(now.queue(), None, now.id()).await.expect("moved");
     assert_eq!(completion(&now).await.attempt, 1);
-    let soon = Utc::now() + TimeDelta::milliseconds(800);
+    let soon = Utc::now() + TimeDelta::seconds(3);
     mill.client.reschedule(sooner.queue(), None, sooner.id(), soon).await.expect("moved");
     assert!(mill.client.enqueue(later(2)).await.expect("told").is_duplicate(), "its key is held");
     assert_eq!(completion(&sooner).await.attempt, 1);

@@ -59,6 +59,8 @@ async fn of_two_hundred_racers_one_wins_on_three_servers() {
         clients.into_iter().map(|client| client.with_queue_config(config.clone())).collect();
     clients[0].ensure_queue(&Queue::default()).await.expect("made");
     race(clients).await;
+    let nats = async_nats::connect(cluster.node(0).url()).await.expect("connects");
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 6 * 50 + 1);
 }
 
 #[tokio::test]
@@ -144,6 +146,29 @@ async fn for_a_period_after_it_is_done_another_is_not_run() {
     let later = enqueue(4, 300).await.expect("stored");
     assert_eq!(completion(&later).await.status, Status::Done);
     assert_eq!(seen.all(), [1, 4]);
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_period_counts_up_to_when_a_job_is_due() {
+    let mill = Mill::start().await;
+    let seen: Seen<u64> = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async { Ok::<_, JobError>(()) }
+    };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let enqueue = |n: u64, delay: u64| {
+        let job = NewJob::new(&numbered(n)).unique_for("daily", Duration::from_secs(2));
+        mill.client.enqueue(job.delay(Duration::from_millis(delay)))
+    };
+    completion(&enqueue(1, 0).await.expect("stored")).await;
+    let within = completion(&enqueue(2, 300).await.expect("stored")).await;
+    assert_eq!(within.reason.as_deref(), Some("duplicate"));
+    let after = completion(&enqueue(3, 2500).await.expect("stored")).await;
+    assert_eq!(after.status, Status::Done, "{after:?}");
+    assert_eq!(seen.all(), [1, 3]);
     running.drain().await;
 }
 

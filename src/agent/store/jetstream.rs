@@ -244,7 +244,7 @@ impl RunStore for JetStreamRunStore {
     }
 
     async fn health(&self) -> StoreResult<()> {
-        let size = self.client.conn().stream_size(&self.stream).await;
-        size.map(drop).map_err(StoreError::backend)
+        let state = self.client.conn().stream_state(&self.stream, None).await;
+        state.map(drop).map_err(StoreError::backend)
     }
 }

@@ -189,15 +189,10 @@ fn moment(time: DateTime<Utc>, zone: Option<&str>) -> String {
 
 /// All entries, or those of one queue.
 async fn entries(client: &Client, queue: Option<&Queue>) -> anyhow::Result<Vec<CronEntry>> {
-    let queues = match queue {
-        Some(queue) => vec![queue.clone()],
-        None => client.queues().await?,
-    };
-    let mut all = Vec::new();
-    for queue in queues {
-        all.extend(client.cron().list(&queue).await?);
-    }
-    Ok(all)
+    Ok(match queue {
+        Some(queue) => client.cron().list(queue).await?,
+        None => client.cron().list_all().await?,
+    })
 }
 
 async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result<Exit> {

@@ -6,17 +6,24 @@
 use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 use serde_json::value::RawValue;
 use tidemill::{Handler, HandlerResult, JobContext, JobError, Kind};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
 
 /// What is kept of a command's output, in bytes; the rest is read and dropped.
 const MAX_RESULT_BYTES: usize = 4 * 1024 * 1024;
 const MAX_ERROR_BYTES: usize = 16 * 1024;
+
+/// How long what a stopped command has started may outlive it, and how often that is looked at: nobody
+/// tells of the end of what is not our child.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The exit code that says that trying again is pointless.
 const DATA_ERROR: i32 = 65;
@@ -71,23 +78,34 @@ async fn run(command: &str, payload: Bytes, context: &JobContext) -> HandlerResu
         .map_err(|error| JobError::failed(format!("cannot start {command:?}: {error}")))?;
     let mut group = Group::new(child);
     let leader = group.id;
-    let finished = {
+    let (finished, end) = {
         let mut finish = pin!(group.finish(payload));
         tokio::select! {
-            finished = &mut finish => finished,
+            finished = &mut finish => (finished, End::OfItself),
             () = context.cancellation().cancelled() => {
                 signal(leader, Signal::TERM);
                 // It may still end well, and is heard until it does; whoever cancelled us drops us
                 // if that takes too long.
-                finish.await
+                (finish.await, End::Told)
             }
         }
     };
-    group.is_over = true;
+    match end {
+        // What it left behind on purpose, such as a daemon, is let be.
+        End::OfItself => group.is_over = true,
+        // Told to stop, the first of the group may be gone and others deaf to it.
+        End::Told => group.dispersed().await,
+    }
     match finished {
         Ok(finished) => outcome(command, &finished),
         Err(error) => Err(JobError::failed(format!("cannot run {command:?}: {error}"))),
     }
+}
+
+/// What brought a command to its end.
+enum End {
+    OfItself,
+    Told,
 }
 
 /// A command and all that it started. What is left of them is killed when this is dropped.
@@ -107,6 +125,15 @@ impl Group {
     fn new(child: Child) -> Self {
         let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Self { child, id, is_over: false }
+    }
+
+    /// Waits a moment for the rest of the group to heed the signal that ended its first.
+    async fn dispersed(&self) {
+        let Some(id) = self.id else { return };
+        let deadline = Instant::now() + LAST_WORDS;
+        while test_kill_process_group(id).is_ok() && Instant::now() < deadline {
+            sleep(LOOK_AGAIN).await;
+        }
     }
 
     /// Gives the command its payload and waits for its end.

@@ -118,7 +118,7 @@ async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {
     for name in client.queues().await? {
         let info = client.queue_info(&name).await?;
         if global.json {
-            output::json(&figures(&info))?;
+            output::json(&figures(&info, client.now(&name).await))?;
             continue;
         }
         let paused: Vec<&str> =
@@ -151,7 +151,7 @@ fn name_of(lane: &LaneInfo) -> &'static str {
     lane.priority.as_str()
 }
 
-fn figures(info: &QueueInfo) -> Value {
+fn figures(info: &QueueInfo, now: DateTime<Utc>) -> Value {
     let lanes: Vec<Value> = info
         .lanes
         .iter()
@@ -161,7 +161,7 @@ fn figures(info: &QueueInfo) -> Value {
                 "paused": lane.paused_until.is_some(),
                 "paused_until": lane
                     .paused_until
-                    .filter(|_| !lane.is_paused_for_good(Utc::now()))
+                    .filter(|_| !lane.is_paused_for_good(now))
                     .map(|until| output::moment(&until)),
             })
         })
@@ -174,15 +174,16 @@ fn figures(info: &QueueInfo) -> Value {
 
 async fn info(global: &Global, client: &Client, queue: &Queue) -> anyhow::Result<Exit> {
     let info = client.queue_info(queue).await?;
+    let now = client.now(queue).await;
     if global.json {
-        output::json(&figures(&info))?;
+        output::json(&figures(&info, now))?;
         return Ok(Exit::Ok);
     }
     let mut table = output::table(&["lane", "waiting", "running or backing off", "paused"]);
     for lane in &info.lanes {
         let paused = match lane.paused_until {
             None => String::new(),
-            Some(_) if lane.is_paused_for_good(Utc::now()) => "until resumed".to_owned(),
+            Some(_) if lane.is_paused_for_good(now) => "until resumed".to_owned(),
             Some(until) => format!("until {}", output::clock(&until)),
         };
         table.add_row([
@@ -228,11 +229,14 @@ fn tell(global: &Global, args: &LaneArgs, done: &str) -> anyhow::Result<Exit> {
 async fn pause(global: &Global, client: &Client, args: &PauseArgs) -> anyhow::Result<Exit> {
     let lane = &args.lane;
     let until = match args.period {
-        Some(period) => Some(Utc::now() + chrono::TimeDelta::from_std(period)?),
+        Some(period) => {
+            let now = client.now(&lane.name.queue).await;
+            Some(now + chrono::TimeDelta::from_std(period)?)
+        }
         None => args.until,
     };
     if lane.dry_run {
-        client.queue_info(&lane.name.queue).await?;
+        client.plan_pause(&lane.name.queue, until).await?;
     } else {
         client.pause(&lane.name.queue, lane.priority, until).await?;
     }
@@ -254,14 +258,15 @@ async fn purge(global: &Global, client: &Client, args: &PurgeArgs) -> anyhow::Re
     let of_lane = |lane: &&LaneInfo| priority.is_none_or(|priority| priority == lane.priority);
     let lanes: u64 =
         info.lanes.iter().filter(of_lane).map(|lane| lane.waiting + lane.unsettled).sum();
+    let timers = client.timers(&name.queue, *priority).await?;
     let what = match priority {
-        Some(lane) => format!("unfinished jobs of lane {lane} (and its timers)"),
-        None => format!("unfinished jobs (and {} timers)", info.timers),
+        Some(lane) => format!("unfinished jobs of lane {lane} (and {timers} timers)"),
+        None => format!("unfinished jobs (and {timers} timers)"),
     };
     if *dry_run && global.json {
         output::json(&json!({
             "queue": name.queue, "priority": priority, "jobs": lanes, "dry_run": true,
-            "timers": priority.is_none().then_some(info.timers),
+            "timers": timers,
         }))?;
         return Ok(Exit::Ok);
     }

@@ -70,10 +70,11 @@ pub(crate) async fn run(global: &Global, args: ResultsArgs) -> anyhow::Result<Ex
 }
 
 async fn watch(global: &Global, client: &Client, args: WatchArgs) -> anyhow::Result<Exit> {
-    let mut filter = RecordFilter::queue(args.queue).since(match args.since {
+    let since = match args.since {
         None => Since::Now,
-        Some(ago) => Since::Time(chrono::Utc::now() - chrono::TimeDelta::from_std(ago)?),
-    });
+        Some(ago) => Since::Time(client.now(&args.queue).await - chrono::TimeDelta::from_std(ago)?),
+    };
+    let mut filter = RecordFilter::queue(args.queue).since(since);
     filter.kind = args.kind;
     filter.id = args.id;
     let mut signals = StopSignals::new()?;

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tidemill::{Import, NewJob, Queue};
 
-use self::state::{Place, State, Step};
+use self::state::{LeftOut, Place, State, Step};
 use crate::cli::Global;
 use crate::exit::Exit;
 use crate::output;
@@ -25,9 +25,6 @@ const CHUNK: usize = 1000;
 
 /// After that long without an answer it is said that the broker is waited for.
 const SILENCE: Duration = Duration::from_secs(5);
-
-/// Lines that were left out and are told one by one.
-const MAX_TOLD: usize = 20;
 
 const AFTER_HELP: &str = "\
 Each line is a JSON object:
@@ -65,18 +62,7 @@ pub(crate) struct ImportArgs {
 struct Tally {
     stored: u64,
     duplicates: u64,
-    /// The first of those that were left out, and how many there were.
-    refused: Vec<(u64, String)>,
-    left_out: u64,
-}
-
-impl Tally {
-    fn refuse(&mut self, line: u64, error: &tidemill::Error) {
-        self.left_out += 1;
-        if self.refused.len() < MAX_TOLD {
-            self.refused.push((line, error.to_string()));
-        }
-    }
+    left_out: LeftOut,
 }
 
 /// A line that is a job, with its number.
@@ -103,14 +89,15 @@ pub(crate) async fn run(global: &Global, args: ImportArgs) -> anyhow::Result<Exi
         Some(size) => Some(State::open(args.state_file(), size)?),
         None => None,
     };
-    let resumed = state.as_ref().and_then(|state| state.resumed);
+    let resumed = state.as_ref().and_then(|state| state.resumed.clone());
     let name = match &state {
         Some(state) => state.import.clone(),
         None => uuid::Uuid::now_v7().simple().to_string(),
     };
     let client = global.client().await?;
     let mut import = client.import(name)?;
-    if let Some(Step { from, to }) = resumed {
+    if let Some(Step { from, to, left_out }) = resumed.clone() {
+        tally.left_out = left_out;
         lines.go_to(from)?;
         import = import.uncertain_below(to.line);
         output::to_stderr(&format!("goes on at line {}", from.line + 1));
@@ -118,10 +105,12 @@ pub(crate) async fn run(global: &Global, args: ImportArgs) -> anyhow::Result<Exi
     let bar = progress(global, &lines);
     let mut signals = StopSignals::new()?;
     loop {
+        let before = tally.left_out.clone();
         let (chunk, step) = lines.chunk(&mut tally)?;
         if chunk.is_empty() && lines.is_over {
             break;
         }
+        let step = Step { left_out: before, ..step };
         if let Some(state) = &mut state {
             state.note(&step)?;
         }
@@ -176,7 +165,7 @@ async fn put(import: &Import, chunk: Vec<Numbered>, tally: &mut Tally, global: &
         match outcome {
             Ok(job) if job.is_duplicate() => tally.duplicates += 1,
             Ok(_) => tally.stored += 1,
-            Err(error) => tally.refuse(line + 1, &error),
+            Err(error) => tally.left_out.add(line + 1, &error),
         }
     }
 }
@@ -245,10 +234,10 @@ impl Lines {
             }
             match NewJob::from_json(&line) {
                 Ok(job) => jobs.push((number, job)),
-                Err(error) => tally.refuse(number + 1, &error),
+                Err(error) => tally.left_out.add(number + 1, &error),
             }
         }
-        Ok((jobs, Step { from, to: self.at }))
+        Ok((jobs, Step { from, to: self.at, ..Step::default() }))
     }
 }
 
@@ -274,7 +263,7 @@ fn tell(
     took: Duration,
     dry_run: bool,
 ) -> anyhow::Result<Exit> {
-    let Tally { stored, duplicates, refused, left_out } = tally;
+    let Tally { stored, duplicates, left_out: LeftOut { count: left_out, first: refused } } = tally;
     let seconds = took.as_secs_f64();
     if global.json {
         let refused: Vec<_> =

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::exit::UsageError;
 
+/// Lines that were left out and are told one by one.
+const MAX_TOLD: usize = 20;
+
 /// A place in a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Place {
@@ -26,11 +29,32 @@ struct Head {
     size: u64,
 }
 
-/// A line for each chunk that is about to be put in: from where on, to where.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+/// A line for each chunk that is about to be put in: from where on, to where, and what was left out
+/// before it, which whoever goes on has to tell at the end.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Step {
     pub(super) from: Place,
     pub(super) to: Place,
+    #[serde(default)]
+    pub(super) left_out: LeftOut,
+}
+
+/// Lines that became no jobs.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct LeftOut {
+    /// How many there are.
+    pub(super) count: u64,
+    /// The first of them, with the reason.
+    pub(super) first: Vec<(u64, String)>,
+}
+
+impl LeftOut {
+    pub(super) fn add(&mut self, line: u64, error: &tidemill::Error) {
+        self.count += 1;
+        if self.first.len() < MAX_TOLD {
+            self.first.push((line, error.to_string()));
+        }
+    }
 }
 
 /// The state of an import, open and locked.
@@ -139,7 +163,8 @@ mod tests {
         let mut state = State::open(path.clone(), 100).expect("begins");
         assert!(state.resumed.is_none());
         for from in [0, 1000] {
-            let step = Step { from: place(from), to: place(from + 1000) };
+            let mut step = Step { from: place(from), to: place(from + 1000), ..Step::default() };
+            step.left_out.count = from;
             state.note(&step).expect("writes");
         }
         let import = state.import.clone();
@@ -154,7 +179,8 @@ mod tests {
             .expect("writes");
         let state = State::open(path.clone(), 100).expect("goes on");
         assert_eq!(state.import, import);
-        assert_eq!(state.resumed.expect("a step").from, place(1000));
+        let step = state.resumed.clone().expect("a step");
+        assert_eq!((step.from, step.left_out.count), (place(1000), 1000));
         drop(state);
         let changed = State::open(path.clone(), 101).expect_err("changed").to_string();
         assert!(changed.contains("has changed"), "{changed}");

@@ -5,23 +5,33 @@ use std::pin::pin;
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::json;
-use tidemill::{Cancellation, Client, JobId, JobInfo, JobState};
+use tidemill::{Cancellation, Client, JobFilter, JobId, JobInfo, JobState};
 
-use super::FilterArgs;
+use super::{FilterArgs, UNFINISHED};
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
 use crate::{ask, output};
 
+const AFTER_HELP: &str = "\
+Examples:
+  tidemill job cancel order-17 order-18 --reason 'sold out'
+  tidemill job cancel --all --kind resize --tag blue    all that the filters leave
+  tidemill job cancel --all --state failed --dry-run    only tell which";
+
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct CancelArgs {
     /// Jobs' ids; without any, --all is needed
     ids: Vec<JobId>,
     #[command(flatten)]
     filter: FilterArgs,
+    /// Only in this state; failed is backing_off after a failed attempt
+    #[arg(long, value_parser = UNFINISHED)]
+    state: Option<String>,
     /// Why; it is kept in the completion
     #[arg(long, default_value = "cancelled by a person")]
     reason: String,
-    /// All that the filters leave
+    /// All jobs of the queue that the filters leave: --kind, --priority, --tag, --state
     #[arg(long, conflicts_with = "ids")]
     all: bool,
     /// Do not ask
@@ -30,6 +40,12 @@ pub(crate) struct CancelArgs {
     /// Only tell what would be done
     #[arg(long)]
     dry_run: bool,
+}
+
+impl CancelArgs {
+    fn filter(&self) -> JobFilter {
+        self.filter.filter(self.state.as_ref())
+    }
 }
 
 pub(super) async fn run(
@@ -44,7 +60,7 @@ pub(super) async fn run(
         return by_id(global, client, args).await;
     }
     if args.dry_run {
-        let mut jobs = pin!(client.jobs(args.filter.filter()));
+        let mut jobs = pin!(client.jobs(args.filter()));
         while let Some(job) = jobs.try_next().await? {
             would(global, &job)?;
         }
@@ -53,7 +69,7 @@ pub(super) async fn run(
     if !args.yes {
         // Counting a million takes a while.
         ask::somebody("cancel", "jobs")?;
-        let count = client.jobs(args.filter.filter()).count().await;
+        let count = client.jobs(args.filter()).count().await;
         if count == 0 {
             return nothing(global);
         }
@@ -62,7 +78,7 @@ pub(super) async fn run(
             return Ok(Exit::Interrupted);
         }
     }
-    let mut cancelled = pin!(client.cancel_all(args.filter.filter(), &args.reason));
+    let mut cancelled = pin!(client.cancel_all(args.filter(), &args.reason));
     let mut is_any = false;
     while let Some(done) = cancelled.try_next().await? {
         is_any = true;
@@ -81,8 +97,8 @@ fn nothing(global: &Global) -> anyhow::Result<Exit> {
 
 /// Cancels the jobs that are named, all of those that there are.
 async fn by_id(global: &Global, client: &Client, args: &CancelArgs) -> anyhow::Result<Exit> {
-    let FilterArgs { queue, kind, priority, tag, state } = &args.filter;
-    if priority.is_some() || tag.is_some() || state.is_some() {
+    let FilterArgs { queue, kind, priority, tag } = &args.filter;
+    if priority.is_some() || tag.is_some() || args.state.is_some() {
         let message = "--priority, --tag and --state go with --all: ids say by themselves which \
                        jobs are meant";
         return Err(UsageError(message.into()).into());

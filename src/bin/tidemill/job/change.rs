@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use serde_json::json;
-use tidemill::{Client, JobState, Priority};
+use tidemill::{Client, JobInfo, JobState, Priority};
 
 use super::GetArgs;
 use crate::cli::{Global, duration, moment};
@@ -55,9 +55,10 @@ pub(super) async fn reschedule(
     client: &Client,
     args: &RescheduleArgs,
 ) -> anyhow::Result<Exit> {
+    let now = client.now(&args.job.job.queue).await;
     let time = match args.delay {
-        Some(delay) => Utc::now() + TimeDelta::from_std(delay)?,
-        None => args.at.unwrap_or_else(Utc::now),
+        Some(delay) => now + TimeDelta::from_std(delay)?,
+        None => args.at.unwrap_or(now),
     };
     change(global, client, &args.job, Change::At(time)).await
 }
@@ -87,7 +88,7 @@ async fn change(
     let GetArgs { id, queue, kind } = &args.job;
     let kind = kind.as_ref();
     let moved = match change {
-        _ if args.dry_run => movable(client, &args.job).await?,
+        _ if args.dry_run => movable(client, &args.job, change).await?,
         Change::Now => client.run_now(queue, kind, id).await?,
         Change::At(time) => client.reschedule(queue, kind, id, time).await?,
         Change::Priority(priority) => client.set_priority(queue, kind, id, priority).await?,
@@ -108,8 +109,9 @@ async fn change(
 }
 
 /// How many runs would be moved.
-async fn movable(client: &Client, args: &GetArgs) -> anyhow::Result<usize> {
+async fn movable(client: &Client, args: &GetArgs, change: Change) -> anyhow::Result<usize> {
     let (mut count, mut ended) = (0, None);
+    let now = client.now(&args.queue).await;
     for job in client.job(&args.queue, args.kind.as_ref(), &args.id).await? {
         match &job.state {
             JobState::Running(running) => {
@@ -118,6 +120,13 @@ async fn movable(client: &Client, args: &GetArgs) -> anyhow::Result<usize> {
                 return Err(UsageError(message).into());
             }
             JobState::Ended(completion) => ended = Some(completion.status),
+            _ if is_held_back(&job, change, now) => {
+                let message = format!(
+                    "job {} is unique and has been tried: it stays on its lane until its next attempt",
+                    job.id
+                );
+                return Err(UsageError(message).into());
+            }
             _ => count += 1,
         }
     }
@@ -129,4 +138,19 @@ async fn movable(client: &Client, args: &GetArgs) -> anyhow::Result<usize> {
         }
         None => Ok(count),
     }
+}
+
+/// Whether a change would leave a job later that has to stay where its key is held.
+fn is_held_back(job: &JobInfo, change: Change, now: DateTime<Utc>) -> bool {
+    let is_later = match (change, &job.state) {
+        (Change::Now, _) => false,
+        (Change::At(time), _) => time > now,
+        (Change::Priority(priority), JobState::BackingOff(_)) => priority != job.priority,
+        (Change::Priority(_), _) => false,
+    };
+    let is_unique = job.headers.get("Tidemill-Unique").is_some();
+    let used = job.headers.get("Tidemill-Attempts-Used").and_then(|used| used.parse().ok());
+    let has_been_tried = job.attempts.last().is_some_and(|last| last.used() > 0)
+        || used.is_some_and(|used: u32| used > 0);
+    is_later && is_unique && has_been_tried
 }

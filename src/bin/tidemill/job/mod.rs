@@ -7,6 +7,7 @@ mod watch;
 use std::pin::pin;
 
 use clap::{Args, Subcommand};
+use comfy_table::Table;
 use futures_util::TryStreamExt;
 use serde_json::{Value, json};
 use tidemill::{
@@ -28,7 +29,7 @@ pub(crate) struct JobArgs {
 enum JobCommand {
     /// Show where a job stands: each of its runs that is unfinished or on record
     Get(GetArgs),
-    /// List unfinished jobs
+    /// List unfinished jobs, or those that ended in one way
     Ls(LsArgs),
     /// Cancel jobs: those that wait are gone, those that run are told to stop
     Cancel(cancel::CancelArgs),
@@ -68,19 +69,16 @@ struct FilterArgs {
     /// Only with this tag
     #[arg(long)]
     tag: Option<String>,
-    /// Only in this state
-    #[arg(long, value_parser = ["scheduled", "waiting", "running", "backing_off"])]
-    state: Option<String>,
 }
-
-/// Rows of a list that are laid out as one table: a long list is shown as several, so that it takes
-/// no more memory the longer it is.
-const ROWS_AT_ONCE: usize = 1000;
 
 #[derive(Debug, Args)]
 struct LsArgs {
     #[command(flatten)]
     filter: FilterArgs,
+    /// Only in this state; failed is backing_off after a failed attempt, and those that are done, dead,
+    /// cancelled or expired are shown as long as their completions are kept
+    #[arg(long, value_parser = ALL_STATES)]
+    state: Option<String>,
     /// Show at most that many
     #[arg(short = 'n', long, default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
@@ -89,13 +87,26 @@ struct LsArgs {
     after: Option<String>,
 }
 
+const UNFINISHED: [&str; 5] = ["scheduled", "waiting", "running", "backing_off", "failed"];
+const ALL_STATES: [&str; 9] = [
+    "scheduled",
+    "waiting",
+    "running",
+    "backing_off",
+    "failed",
+    "done",
+    "dead",
+    "cancelled",
+    "expired",
+];
+
 impl FilterArgs {
-    fn filter(&self) -> JobFilter {
+    fn filter(&self, state: Option<&String>) -> JobFilter {
         let mut filter = JobFilter::queue(self.queue.clone());
         filter.priority = self.priority;
         filter.kind.clone_from(&self.kind);
         filter.tag.clone_from(&self.tag);
-        filter.state.clone_from(&self.state);
+        filter.state = state.cloned();
         filter
     }
 }
@@ -151,8 +162,10 @@ fn summary(job: &JobInfo) -> Value {
         "enqueued_at": output::moment(&job.enqueued_at),
     });
     if let Some(cursor) = &job.cursor {
-        shown["tags"] = json!(job.tags);
         shown["cursor"] = json!(cursor);
+    }
+    if !matches!(job.state, JobState::Ended(_)) {
+        shown["tags"] = json!(job.tags);
     }
     match &job.state {
         JobState::Scheduled(at) | JobState::BackingOff(at) => {
@@ -227,16 +240,20 @@ fn describe(state: &JobState) -> String {
     }
 }
 
-fn list_table() -> comfy_table::Table {
+/// Rows that are laid out together. Columns are as wide as their widest cells, so that all of a table is
+/// held until it is shown: a long list is a row of tables.
+const ROWS: usize = 1000;
+
+fn table() -> Table {
     output::table(&["id", "kind", "priority", "enqueued", "state"])
 }
 
 async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result<Exit> {
-    let mut filter = args.filter.filter();
+    let mut filter = args.filter.filter(args.state.as_ref());
     filter.after.clone_from(&args.after);
     let mut jobs = pin!(client.jobs(filter));
     let mut last = None;
-    let mut table = list_table();
+    let mut table = table();
     let mut shown = 0;
     let mut is_cut = false;
     while let Some(job) = jobs.try_next().await? {
@@ -257,13 +274,14 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
             output::clock(&job.enqueued_at),
             describe(&job.state),
         ]);
-        if shown % ROWS_AT_ONCE == 0 {
-            output::line(&std::mem::replace(&mut table, list_table()).to_string())?;
+        if shown % ROWS == 0 {
+            output::line(&std::mem::replace(&mut table, self::table()).to_string())?;
         }
     }
     if !global.json && shown == 0 {
-        output::to_stderr("no unfinished jobs");
-    } else if table.row_count() > 0 {
+        let state = args.state.as_deref().unwrap_or("unfinished");
+        output::to_stderr(&format!("no {state} jobs"));
+    } else if !global.json && shown % ROWS > 0 {
         output::line(&table.to_string())?;
     }
     if is_cut {
