@@ -47,6 +47,9 @@ struct Args {
     /// What cargo adds
     #[arg(long, hide = true)]
     bench: bool,
+    /// Be the process of a loop: which, at this server
+    #[arg(long, hide = true, num_args = 2)]
+    as_loop: Option<Vec<String>>,
 }
 
 /// What is compared, and what the ratio should be.
@@ -60,7 +63,7 @@ struct Row {
 }
 
 /// What tidemill's figure is set beside.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Beside {
     /// The rate of a loop.
     Drain(Record),
@@ -163,12 +166,14 @@ struct Measured {
 #[tokio::main]
 async fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some([name, url]) = args.as_loop.as_deref() {
+        return be_loop(name, url, args.jobs).await;
+    }
     let mut broker = Broker::builder();
     if args.sync_always {
         broker = broker.jetstream_config("sync_interval: always");
     }
     let broker = broker.start().await?;
-    let raw = Raw::connect(broker.url()).await?;
     println!(
         "nats-server {}, {} jobs of {PAYLOAD_BYTES} bytes, {} rounds in turn, the median",
         broker.version(),
@@ -179,18 +184,18 @@ async fn main() -> Result<()> {
     for row in ROWS {
         let wanted = |part: &String| row.what.contains(part.as_str());
         if args.rows.is_empty() || args.rows.iter().any(wanted) {
-            compare(&broker, &raw, &row, &args).await?;
+            compare(&broker, &row, &args)?;
         }
     }
     broker.stop().await.context("cannot stop the broker")
 }
 
-async fn compare(broker: &Broker, raw: &Raw, row: &Row, args: &Args) -> Result<()> {
+fn compare(broker: &Broker, row: &Row, args: &Args) -> Result<()> {
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for _ in 0..args.rounds {
         ours.push(tidemill(broker, row, args.jobs)?);
-        if let Some(measured) = plain(broker, raw, row.beside, args.jobs).await? {
-            theirs.push(measured);
+        if row.beside != Beside::Itself {
+            theirs.push(plain(broker, row.beside, args.jobs)?);
         }
     }
     let ours = median(ours).context("there is a round")?;
@@ -214,13 +219,13 @@ async fn compare(broker: &Broker, raw: &Raw, row: &Row, args: &Args) -> Result<(
 
 /// What `tidemill bench` tells, a process of its own.
 fn tidemill(broker: &Broker, row: &Row, jobs: u64) -> Result<Measured> {
-    let cpu = Cpu::of(broker);
+    let pid = broker.pid().context("the broker runs")?;
     let output = Command::new(env!("CARGO_BIN_EXE_tidemill"))
         .arg("bench")
         .args(row.tidemill)
         .args(["--connected", "--json", "--concurrency", CONCURRENCY])
         .args(["--jobs", &jobs.to_string(), "--payload", &PAYLOAD_BYTES.to_string()])
-        .args(["--broker-pid", &cpu.pid().to_string()])
+        .args(["--broker-pid", &pid.to_string()])
         .env("NATS_URL", broker.url())
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -247,8 +252,30 @@ fn tidemill(broker: &Broker, row: &Row, jobs: u64) -> Result<Measured> {
     anyhow::bail!("tidemill bench {:?} has no figures of {:?}", row.tidemill, row.of)
 }
 
-/// What a loop comes to.
-async fn plain(broker: &Broker, raw: &Raw, beside: Beside, jobs: u64) -> Result<Option<Measured>> {
+/// What a loop comes to, in a process of its own too.
+fn plain(broker: &Broker, beside: Beside, jobs: u64) -> Result<Measured> {
+    let pid = broker.pid().context("the broker runs")?;
+    let output = Command::new(std::env::current_exe()?)
+        .args(["--jobs", &jobs.to_string(), "--as-loop", &format!("{beside:?}")])
+        .arg(broker.url())
+        .env(BROKER_PID, pid.to_string())
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout)?;
+    let mut figures = told.split_whitespace().map(str::parse);
+    let mut next = || anyhow::Ok(figures.next().context("a figure")??);
+    Ok(Measured { figure: next()?, cpu_us: next()?, broker_cpu_us: next()? })
+}
+
+/// Where a loop is told of the broker's process.
+const BROKER_PID: &str = "RATIOS_BROKER_PID";
+
+/// Measures a loop, and tells its figure and the processor time of each job.
+async fn be_loop(name: &str, url: &str, jobs: u64) -> Result<()> {
+    let beside = ROWS.iter().map(|row| row.beside).find(|beside| format!("{beside:?}") == name);
+    let beside = beside.with_context(|| format!("there is no loop {name}"))?;
+    let broker = std::env::var(BROKER_PID)?.parse().ok();
+    let raw = Raw::connect(url).await?;
     raw.anew().await?;
     let payload = Bytes::from(vec![b'x'; PAYLOAD_BYTES]);
     if let Beside::Drain(_) = beside {
@@ -257,7 +284,7 @@ async fn plain(broker: &Broker, raw: &Raw, beside: Beside, jobs: u64) -> Result<
     let before = Cpu::of(broker);
     let rate = |jobs: u64, took: Duration| (jobs, jobs as f64 / took.as_secs_f64());
     let (jobs, figure) = match beside {
-        Beside::Itself => return Ok(None),
+        Beside::Itself => anyhow::bail!("that is no loop"),
         Beside::Drain(record) => rate(jobs, raw.drain(jobs, record).await?),
         Beside::PublishOneByOne => {
             let jobs = jobs / 10;
@@ -269,9 +296,10 @@ async fn plain(broker: &Broker, raw: &Raw, beside: Beside, jobs: u64) -> Result<
             (jobs, raw.latency(jobs, payload).await?.as_secs_f64() * 1e6)
         }
     };
+    let used = before.until_now();
     let each = |seconds: f64| seconds * 1e6 / jobs as f64;
-    let used = before.until_now(broker);
-    Ok(Some(Measured { figure, cpu_us: each(used.ours), broker_cpu_us: each(used.brokers) }))
+    println!("{figure} {} {}", each(used.ours), each(used.brokers));
+    Ok(())
 }
 
 /// The round with the middle figure.

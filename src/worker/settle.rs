@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::time::{Instant, sleep};
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +31,11 @@ const QUEUE: usize = 1024;
 /// The largest group, and how many groups are under way at once.
 const GROUP: usize = MAX_INGEST;
 const GROUPS_AT_ONCE: usize = 8;
+
+/// While a group is under way, one of fewer waits for more to come, but not longer than this: what a
+/// group costs is then shared by more jobs, and one that ends alone is settled at once.
+const WORTHWHILE: usize = 64;
+const LINGER: Duration = Duration::from_millis(2);
 
 /// The pause before a record is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -85,6 +90,7 @@ impl Settler {
 /// Settles what comes until nothing more is to come, and then what is still under way.
 pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>) {
     let at_once = Arc::new(Semaphore::new(GROUPS_AT_ONCE));
+    let one_ended = Arc::new(Notify::new());
     let tasks = TaskTracker::new();
     loop {
         let mut group = Vec::new();
@@ -99,15 +105,36 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>
             }
             continue;
         }
+        if at_once.available_permits() < GROUPS_AT_ONCE {
+            gather(&mut items, &mut group, &one_ended).await;
+        }
         let Ok(turn) = at_once.clone().acquire_owned().await else { break };
-        let (shared, later) = (shared.clone(), tasks.clone());
+        let (shared, later, one_ended) = (shared.clone(), tasks.clone(), one_ended.clone());
         tasks.spawn(async move {
             settle_group(&shared, group, &later).await;
             drop(turn);
+            one_ended.notify_one();
         });
     }
     tasks.close();
     tasks.wait().await;
+}
+
+/// Adds to a group until it is worth its while, or another group has ended.
+async fn gather(
+    items: &mut mpsc::Receiver<ToSettle>,
+    group: &mut Vec<ToSettle>,
+    one_ended: &Notify,
+) {
+    let until = Instant::now() + LINGER;
+    while group.len() < WORTHWHILE {
+        tokio::select! {
+            biased;
+            count = items.recv_many(group, GROUP - group.len()) => if count == 0 { return },
+            () = one_ended.notified() => return,
+            () = sleep_until(until) => return,
+        }
+    }
 }
 
 async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTracker) {

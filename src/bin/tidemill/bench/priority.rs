@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tidemill::{Handler, HandlerResult, NewJob, Priority};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::Bench;
 use super::figures::{Durations, Figures};
-use super::load::sleeping;
+use super::load::KIND;
 
 const CRITICAL: &str = "critical";
 
@@ -16,7 +16,8 @@ const CRITICAL: &str = "critical";
 const SAMPLES: u64 = 500;
 const EVERY: Duration = Duration::from_millis(20);
 
-/// How long a low job takes.
+/// How long a low job takes, as a mean: from nothing to twice as long, so that slots do not come free
+/// all at once but one every tenth of a millisecond, with 50 of them.
 const LOW_TAKES: Duration = Duration::from_millis(5);
 
 pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
@@ -42,7 +43,11 @@ async fn pick_ups(
         let _ = started.send(Instant::now());
         async { HandlerResult::Ok(None) }
     });
-    let running = bench.worker([critical, sleeping(LOW_TAKES)]).await?;
+    let low = Handler::raw(KIND, |_, _| async {
+        sleep(LOW_TAKES.mul_f64(2.0 * fastrand::f64())).await;
+        HandlerResult::Ok(None)
+    });
+    let running = bench.worker([critical, low]).await?;
     let payload = bench.payload();
     let mut durations = Durations::new()?;
     bench.bar.set_length(samples);
