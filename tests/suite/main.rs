@@ -11,6 +11,7 @@ mod drain;
 mod enqueue;
 mod far;
 mod fence;
+mod forgotten;
 mod import;
 mod later;
 mod link;
