@@ -140,7 +140,10 @@ impl Fetcher {
         let mut next = Some(pulled);
         while let Some(pulled) = next {
             self.take_one(pulled).await;
-            next = self.puller.next().now_or_never();
+            next = match self.shared.stop_fetching.is_cancelled() {
+                true => None,
+                false => self.puller.next().now_or_never(),
+            };
         }
     }
 

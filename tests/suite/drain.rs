@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use tidemill::{JobContext, JobError, NewJob, Status};
+use tidemill::{JobContext, JobError, NewJob, Status, Worker};
 
-use crate::support::{Mill, Numbered, Seen, completion, lane_counts, numbered, stream_messages};
+use crate::support::{
+    Mill, Numbered, Seen, completion, connect, lane_counts, numbered, stream_messages,
+};
 
 #[tokio::test]
 async fn draining_under_load_loses_nothing_and_runs_nothing_twice() {
@@ -131,4 +133,17 @@ async fn draining_ends_though_the_broker_does_not_answer() {
         assert_eq!(completion(handle).await.status, Status::Done);
     }
     running.drain().await;
+}
+
+#[tokio::test]
+async fn draining_ends_though_the_connection_is_closed() {
+    let mill = Mill::start().await;
+    let client = connect(mill.broker.url()).await;
+    let nothing = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let worker = Worker::builder(&client).handle(nothing).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    client.close().await.expect("closes");
+    let asked = Instant::now();
+    running.drain().await;
+    assert!(asked.elapsed() < Duration::from_secs(30), "after {:?}", asked.elapsed());
 }
