@@ -222,10 +222,12 @@ enum Operation {
 /// Hands the ends of batches to who waits for them.
 async fn read(mut answers: Subscriber, skip: usize, waiting: Arc<Waiting>) {
     while let Some(answer) = answers.next().await {
-        let token = answer.subject.get(skip..).and_then(|rest| rest.split('.').next());
+        let mut tokens = answer.subject.get(skip..).unwrap_or_default().split('.');
+        let (token, number) = (tokens.next(), tokens.nth(2));
         let end = match answer.status {
-            // There is nobody who would say more.
-            Some(_) => Some(Ingested::NoStream),
+            // There is nobody who would say more. Whether there was, the first message tells.
+            Some(_) if number == Some("1") => Some(Ingested::NoStream),
+            Some(_) => Some(Ingested::Stored(0)),
             None => read_end(&answer.payload),
         };
         let (Some(token), Some(end)) = (token, end) else { continue };

@@ -25,7 +25,8 @@ const MAX_REMEMBERED: usize = 100_000;
 /// The pause before listening is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs that were cancelled lately: a delivery of theirs may still be on its way.
+/// Runs that were cancelled lately, and until when to remember it: a delivery of theirs may still be on
+/// its way.
 #[derive(Debug, Default)]
 pub(super) struct CancelledRuns(Mutex<HashMap<RecordKey, Instant>>);
 
@@ -37,21 +38,21 @@ impl CancelledRuns {
     fn remember(&self, key: RecordKey, now: Instant, for_long: Duration) {
         let mut all = self.all();
         if all.len() >= MAX_REMEMBERED {
-            all.retain(|_, since| now.saturating_duration_since(*since) < for_long);
+            all.retain(|_, until| now < *until);
         }
         if all.len() >= MAX_REMEMBERED
             && let Some(oldest) =
-                all.iter().min_by_key(|(_, since)| **since).map(|(key, _)| key.clone())
+                all.iter().min_by_key(|(_, until)| **until).map(|(key, _)| key.clone())
         {
             all.remove(&oldest);
         }
-        all.insert(key, now);
+        all.insert(key, now + for_long);
     }
 
     /// Whether a run is known to be cancelled.
     pub(super) fn contains(&self, key: &RecordKey) -> bool {
         let all = self.all();
-        !all.is_empty() && all.contains_key(key)
+        !all.is_empty() && all.get(key).is_some_and(|until| Instant::now() < *until)
     }
 }
 

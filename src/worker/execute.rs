@@ -79,7 +79,8 @@ async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) 
     let limit = work.options.timeout.unwrap_or(handler.timeout);
     let max_attempts = work.policy(&handler.policy).max_attempts();
     let context = JobContext::new(work, &shared.recorder, max_attempts, started_at);
-    let call = handler.call(work.payload.clone(), context, &shared.middleware);
+    // Called when it is polled, so that a panic before its first await is caught too.
+    let call = async { handler.call(work.payload.clone(), context, &shared.middleware).await };
     let handler = panic::capture_async(call);
     tokio::pin!(handler);
     let returned = |outcome| match (outcome, work.lease.stopped()) {

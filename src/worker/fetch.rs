@@ -140,7 +140,9 @@ impl Fetcher {
         let mut next = Some(pulled);
         while let Some(pulled) = next {
             self.take_one(pulled).await;
-            next = match self.shared.stop_fetching.is_cancelled() {
+            // A broker that has been away is asked first what it has forgotten.
+            let is_new_connection = self.epochs.has_changed().unwrap_or(true);
+            next = match self.shared.stop_fetching.is_cancelled() || is_new_connection {
                 true => None,
                 false => self.puller.next().now_or_never(),
             };

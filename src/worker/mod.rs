@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::coop::consume_budget;
+use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,6 +65,10 @@ use crate::topology::StreamNames;
 
 /// How often buffers are searched for jobs that lie too long.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
+
+/// An attempt that took so long may have kept its thread from others, and so long.
+const SLOW: Duration = Duration::from_millis(1);
+const LONG: Duration = Duration::from_millis(10);
 
 /// A set of handlers for some queues, ready to work. Start as many, on as many machines, as it
 /// takes: they share the work, and none needs a name or an order.
@@ -182,11 +187,24 @@ impl Worker {
 
 /// Runs one job after the other in a slot, until fetching stops.
 async fn work_in_slot(shared: Arc<Shared>) {
-    while let Some(work) = shared.next_work().await {
+    // Whom this slot wakes may only run when it lets go of its thread. So it does after an attempt that
+    // may have kept it, and even before one where the last kept it for long, or none has shown yet.
+    let mut took = Duration::MAX;
+    while let Some((work, called)) = shared.next_work().await {
+        if took >= LONG && called != Call::Nobody {
+            yield_now().await;
+        }
+        let started = Instant::now();
         execute::attempt(&shared, work).await;
-        shared.lanes().free_slot(Instant::now());
-        // Jobs that are over at once must not keep the rest of the program from running.
-        consume_budget().await;
+        let ended = Instant::now();
+        shared.lanes().free_slot(ended);
+        took = ended.saturating_duration_since(started);
+        if took >= SLOW {
+            yield_now().await;
+        } else {
+            // Jobs that are over at once must not keep the rest of the program from running.
+            consume_budget().await;
+        }
     }
 }
 
@@ -248,8 +266,9 @@ impl Shared {
         }
     }
 
-    /// The next job, for a slot that is free; `None` when fetching has stopped.
-    async fn next_work(self: &Arc<Self>) -> Option<Work> {
+    /// The next job, for a slot that is free, and who was called to look for another; `None` when
+    /// fetching has stopped.
+    async fn next_work(self: &Arc<Self>) -> Option<(Work, Call)> {
         loop {
             if self.stop_fetching.is_cancelled() {
                 return None;
@@ -259,8 +278,8 @@ impl Shared {
                 self.room(lane).notify_one();
             }
             self.call(picked.call);
-            if picked.work.is_some() {
-                return picked.work;
+            if let Some(work) = picked.work {
+                return Some((work, picked.call));
             }
             tokio::select! {
                 () = self.stop_fetching.cancelled() => return None,

@@ -297,3 +297,20 @@ async fn a_run_is_watched_live_to_its_end() {
     }
     running.drain().await;
 }
+
+#[tokio::test]
+async fn a_panic_before_the_first_await_is_a_failed_attempt_and_keeps_no_slot() {
+    let mill = Mill::start().await;
+    let handler = Handler::raw("numbered", |_, context: JobContext| {
+        assert!(context.attempt() > 1, "at once");
+        async { Ok(None) }
+    });
+    let worker = mill.worker().concurrency(1).handler(handler.retry(quick(1)));
+    let running = worker.build().expect("valid").start().await.expect("starts");
+    for n in 1..=3 {
+        let job = mill.client.enqueue(numbered(n)).await.expect("stored");
+        let done = completion(&job).await;
+        assert_eq!((done.status, done.attempt), (Status::Done, 2));
+    }
+    running.drain().await;
+}

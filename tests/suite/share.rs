@@ -1,11 +1,13 @@
 //! Several workers: they share a queue, and everybody can see who is there.
 
 use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tidemill::{JobContext, JobError, NewJob};
+use tidemill::{JobContext, JobError, NewJob, Status};
 
-use crate::support::{Mill, Numbered, Seen, eventually, numbered};
+use crate::support::{Mill, Numbered, Seen, completion, eventually, numbered};
 
 #[tokio::test]
 async fn several_workers_share_one_queue() {
@@ -93,4 +95,28 @@ async fn a_slow_worker_does_not_hoard_what_another_could_run() {
     assert!(start.elapsed() < Duration::from_secs(10), "after {:?}", start.elapsed());
     slow.drain().await;
     quick.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn handlers_that_keep_their_threads_run_beside_each_other() {
+    let mill = Mill::start().await;
+    let (at_once, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (now, peak) = (at_once.clone(), most.clone());
+    let handler = move |_: Numbered, _: JobContext| {
+        let (now, peak) = (now.clone(), peak.clone());
+        async move {
+            peak.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(100));
+            now.fetch_sub(1, Ordering::SeqCst);
+            Ok::<_, JobError>(())
+        }
+    };
+    let stored = mill.client.enqueue_many((0..24).map(numbered)).await;
+    let worker = mill.worker().concurrency(8).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    for job in stored {
+        assert_eq!(completion(&job.expect("stored")).await.status, Status::Done);
+    }
+    assert!(most.load(Ordering::SeqCst) >= 3, "{most:?} of four threads");
+    running.drain().await;
 }
