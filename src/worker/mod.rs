@@ -188,8 +188,8 @@ impl Worker {
 /// Runs one job after the other in a slot, until fetching stops.
 async fn work_in_slot(shared: Arc<Shared>) {
     // Whom this slot wakes may only run when it lets go of its thread. So it does after an attempt that
-    // may have kept it, and even before one where the last kept it for long, or none has shown yet.
-    let mut took = Duration::MAX;
+    // may have kept it, and even before one where the last kept it for long.
+    let mut took = Duration::ZERO;
     while let Some((work, called)) = shared.next_work().await {
         if took >= LONG && called != Call::Nobody {
             yield_now().await;
