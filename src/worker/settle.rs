@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -32,10 +32,10 @@ const QUEUE: usize = 1024;
 const GROUP: usize = MAX_INGEST;
 const GROUPS_AT_ONCE: usize = 8;
 
-/// While a group is under way, one of fewer waits for more to come, but not longer than this: what a
-/// group costs is then shared by more jobs, and one that ends alone is settled at once.
+/// Groups of fewer set out this far apart, so that what a group costs is shared by more jobs; one that
+/// ends alone is settled at once.
 const WORTHWHILE: usize = 64;
-const LINGER: Duration = Duration::from_millis(2);
+const APART: Duration = Duration::from_millis(1);
 
 /// The pause before a record is tried again.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -90,8 +90,8 @@ impl Settler {
 /// Settles what comes until nothing more is to come, and then what is still under way.
 pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>) {
     let at_once = Arc::new(Semaphore::new(GROUPS_AT_ONCE));
-    let one_ended = Arc::new(Notify::new());
     let tasks = TaskTracker::new();
+    let mut next_group = Instant::now();
     loop {
         let mut group = Vec::new();
         tokio::select! {
@@ -105,33 +105,25 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>
             }
             continue;
         }
-        if at_once.available_permits() < GROUPS_AT_ONCE {
-            gather(&mut items, &mut group, &one_ended).await;
-        }
+        gather(&mut items, &mut group, next_group).await;
         let Ok(turn) = at_once.clone().acquire_owned().await else { break };
-        let (shared, later, one_ended) = (shared.clone(), tasks.clone(), one_ended.clone());
+        next_group = Instant::now() + APART;
+        let (shared, later) = (shared.clone(), tasks.clone());
         tasks.spawn(async move {
             settle_group(&shared, group, &later).await;
             drop(turn);
-            one_ended.notify_one();
         });
     }
     tasks.close();
     tasks.wait().await;
 }
 
-/// Adds to a group until it is worth its while, or another group has ended.
-async fn gather(
-    items: &mut mpsc::Receiver<ToSettle>,
-    group: &mut Vec<ToSettle>,
-    one_ended: &Notify,
-) {
-    let until = Instant::now() + LINGER;
-    while group.len() < WORTHWHILE {
+/// Adds to a group until it is its turn, or worth its while.
+async fn gather(items: &mut mpsc::Receiver<ToSettle>, group: &mut Vec<ToSettle>, until: Instant) {
+    while group.len() < WORTHWHILE && Instant::now() < until {
         tokio::select! {
             biased;
             count = items.recv_many(group, GROUP - group.len()) => if count == 0 { return },
-            () = one_ended.notified() => return,
             () = sleep_until(until) => return,
         }
     }

@@ -12,7 +12,7 @@ const FEWEST: usize = 2;
 /// A group, of which some are completed.
 #[derive(Default)]
 pub(super) struct Completed {
-    /// Their completions are stored.
+    /// Their completions are stored, or none is wanted.
     pub(super) stored: Vec<ToSettle>,
     /// To be recorded one by one: other settlements, and those of which nothing is known.
     pub(super) rest: Vec<ToSettle>,
@@ -21,7 +21,9 @@ pub(super) struct Completed {
 /// Stores what can be stored together.
 pub(super) async fn complete(recorder: &Recorder, group: Vec<ToSettle>) -> Completed {
     let mut completed = Completed::default();
-    let mut left = group;
+    let (nothing_to_store, mut left): (Vec<_>, Vec<_>) =
+        group.into_iter().partition(|item| matches!(item.settlement, Settlement::Forget));
+    completed.stored = nothing_to_store;
     while let Some(queue) = left.first().map(|item| item.work.lane.queue) {
         let (of_queue, others) = left.into_iter().partition(|item| item.work.lane.queue == queue);
         left = others;

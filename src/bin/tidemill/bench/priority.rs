@@ -16,9 +16,9 @@ const CRITICAL: &str = "critical";
 const SAMPLES: u64 = 500;
 const EVERY: Duration = Duration::from_millis(20);
 
-/// How long a low job takes, as a mean: from nothing to twice as long, so that slots do not come free
-/// all at once but one every tenth of a millisecond, with 50 of them.
-const LOW_TAKES: Duration = Duration::from_millis(5);
+/// How long a low job takes, as a mean: from nothing to twice as long. With 50 slots one then comes free
+/// every fifth of a millisecond, and within one in 99 cases of 100.
+const LOW_TAKES: Duration = Duration::from_millis(10);
 
 pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
     let samples = SAMPLES.min(bench.args.jobs);
