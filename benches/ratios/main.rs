@@ -81,7 +81,7 @@ enum Target {
     AtMost(f64),
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 11] = [
     Row {
         what: "drain / fenced completion, then ack",
         tidemill: &["drain"],
@@ -95,6 +95,13 @@ const ROWS: [Row; 10] = [
         of: "",
         beside: Beside::Drain(Record::Completion),
         target: Target::AtLeast(1.1),
+    },
+    Row {
+        what: "drain / fenced completions in batches, then ack",
+        tidemill: &["drain"],
+        of: "",
+        beside: Beside::Drain(Record::FencedTogether),
+        target: Target::AtLeast(0.9),
     },
     Row {
         what: "drain without completions / ack",
@@ -180,7 +187,7 @@ async fn main() -> Result<()> {
         args.jobs,
         args.rounds
     );
-    println!("{:>46}  ratio  target  tidemill        loop   CPU+broker's a job", "");
+    println!("{:>47}  ratio  target  tidemill        loop   CPU+broker's a job", "");
     for row in ROWS {
         let wanted = |part: &String| row.what.contains(part.as_str());
         if args.rows.is_empty() || args.rows.iter().any(wanted) {
@@ -206,7 +213,7 @@ fn compare(broker: &Broker, row: &Row, args: &Args) -> Result<()> {
         Target::AtMost(most) => (ratio <= most, format!("≤ {most:.2}")),
     };
     let mark = if is_met { ' ' } else { '!' };
-    print!("{:>46}  {ratio:>5.2}{mark} {target}", row.what);
+    print!("{:>47}  {ratio:>5.2}{mark} {target}", row.what);
     if let Some(theirs) = theirs {
         print!("  {:>8.0}  {:>10.0}", ours.figure, theirs.figure);
         for Measured { cpu_us, broker_cpu_us, .. } in [ours, theirs] {

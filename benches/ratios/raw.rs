@@ -24,6 +24,10 @@ const GROUP: usize = 500;
 /// Groups under way at once.
 const GROUPS_AT_ONCE: usize = 4;
 
+/// The most messages of a batch, and the broker's word is not wanted before its end.
+const BATCH: usize = 250;
+const FLOW: usize = 2 * BATCH;
+
 /// What a loop records of each job before it acks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Record {
@@ -33,6 +37,8 @@ pub(crate) enum Record {
     Completion,
     /// A completion under the condition that there is none.
     Fenced,
+    /// The same, those of a group in batches with one word of the broker for each.
+    FencedTogether,
 }
 
 /// A stream of jobs, and one for completions.
@@ -63,6 +69,7 @@ impl Raw {
         let results = Config {
             name: "RAW_RESULTS".to_owned(),
             subjects: vec!["rawloops.results.>".to_owned()],
+            allow_batch_publish: true,
             ..Config::default()
         };
         self.context.create_stream(results).await?;
@@ -153,8 +160,18 @@ impl Raw {
 
     /// Records a group, and then acks it; how many there were.
     async fn work(&self, group: Vec<jetstream::Message>, record: Record) -> Result<u64> {
-        let records = group.iter().filter(|_| record != Record::Nothing);
-        try_join_all(records.map(|job| self.complete(job, record))).await?;
+        match record {
+            Record::Nothing => {}
+            Record::Completion => {
+                try_join_all(group.iter().map(|job| self.complete(job, None))).await?;
+            }
+            Record::Fenced => {
+                try_join_all(group.iter().map(|job| self.complete(job, Some(fence())))).await?;
+            }
+            Record::FencedTogether => {
+                try_join_all(group.chunks(BATCH).map(|jobs| self.complete_together(jobs))).await?;
+            }
+        }
         let (last, rest) = group.split_last().context("groups are not empty")?;
         for job in rest {
             job.ack().await.map_err(anyhow::Error::from_boxed)?;
@@ -163,25 +180,52 @@ impl Raw {
         Ok(group.len() as u64)
     }
 
-    async fn complete(&self, job: &jetstream::Message, record: Record) -> Result<()> {
-        let id = job.subject.rsplit('.').next().unwrap_or_default();
-        let subject = format!("rawloops.results.bench.bench.{id}._");
-        // As large as a completion of tidemill's.
-        let body =
-            format!("{{\"id\":\"{id}\",\"status\":\"done\",\"of\":\"{}\"}}", "x".repeat(300));
-        let published = match record {
-            Record::Fenced => {
-                let mut headers = HeaderMap::new();
-                headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
-                self.context.publish_with_headers(subject, headers, body.into()).await?
-            }
-            Record::Completion | Record::Nothing => {
-                self.context.publish(subject, body.into()).await?
-            }
+    async fn complete(&self, job: &jetstream::Message, headers: Option<HeaderMap>) -> Result<()> {
+        let (subject, body) = completion(job);
+        let published = match headers {
+            Some(headers) => self.context.publish_with_headers(subject, headers, body).await?,
+            None => self.context.publish(subject, body).await?,
         };
         published.await?;
         Ok(())
     }
+
+    async fn complete_together(&self, jobs: &[jetstream::Message]) -> Result<()> {
+        let client = self.context.client();
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(format!("{inbox}.>")).await?;
+        let batch = inbox.rsplit('.').next().unwrap_or_default();
+        for (number, job) in (1..).zip(jobs) {
+            // The last commits, the first starts.
+            let operation = if number == jobs.len() { 2 } else { u8::from(number > 1) };
+            let reply = format!("{inbox}.{batch}.{FLOW}.fail.{number}.{operation}.$FI");
+            let (subject, body) = completion(job);
+            client.publish_with_reply_and_headers(subject, reply, fence(), body).await?;
+        }
+        loop {
+            let answer = answers.next().await.context("the connection ends")?;
+            let told: serde_json::Value = serde_json::from_slice(&answer.payload)?;
+            if told["type"].is_null() {
+                ensure!(told["count"] == jobs.len(), "not all are stored: {told}");
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn fence() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("Nats-Expected-Last-Subject-Sequence", "0");
+    headers
+}
+
+/// Subject and body, as large as tidemill's.
+fn completion(job: &jetstream::Message) -> (String, Bytes) {
+    let id = job.subject.rsplit('.').next().unwrap_or_default();
+    let subject = format!("rawloops.results.bench.bench.{id}._");
+    let of = "x".repeat(300);
+    let body = format!("{{\"id\":\"{id}\",\"status\":\"done\",\"of\":\"{of}\"}}");
+    (subject, body.into())
 }
 
 /// As long as one of tidemill's, whose ids are UUIDs.

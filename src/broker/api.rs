@@ -27,6 +27,7 @@ pub(super) mod code {
     pub(crate) const CONSUMER_EXISTS: u64 = 10148;
     pub(crate) const SEQUENCE_IN_FLIGHT: u64 = 10164;
     pub(crate) const TOO_MANY_REQUESTS: u64 = 10167;
+    pub(crate) const ATOMIC_PUBLISH_DISABLED: u64 = 10174;
     pub(crate) const BATCH_PUBLISH_DISABLED: u64 = 10205;
 }
 
@@ -40,6 +41,11 @@ pub(super) struct ApiError {
 }
 
 impl ApiError {
+    /// Whether a stream takes no batches of the kind that was sent.
+    pub(super) fn is_batch_refused(&self) -> bool {
+        matches!(self.err_code, code::ATOMIC_PUBLISH_DISABLED | code::BATCH_PUBLISH_DISABLED)
+    }
+
     /// Whether it says that the stream, consumer or message asked for does not exist.
     pub(super) fn is_not_found(&self) -> bool {
         matches!(

@@ -8,8 +8,11 @@
 //!
 //! The broker's words in between are not needed: a batch is shorter than what it lets through before it
 //! wants to be waited for.
+//!
+//! Where the broker writes every message through to the disk, atomic batches are the faster way; see
+//! [`Ways`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -22,9 +25,10 @@ use tokio::sync::oneshot;
 use tokio::time::timeout_at;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::api::{ApiError, code};
+use super::api::ApiError;
 use super::connection::Connection;
-use super::publish::{Expect, header_map};
+use super::publish::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Expect, header_map};
+use super::way::{Way, Ways};
 use crate::error::Result;
 use crate::wire::Headers;
 
@@ -41,8 +45,8 @@ const OLDEST_SERVER: (u32, u32, u32) = (2, 14, 0);
 pub(super) struct Ingest {
     inbox: String,
     waiting: Arc<Waiting>,
-    /// Streams that take no batches.
-    refused: Mutex<HashSet<String>>,
+    /// By stream.
+    ways: Mutex<HashMap<String, Ways>>,
     _reader: AbortOnDropHandle<()>,
 }
 
@@ -59,6 +63,8 @@ pub(crate) struct SentBatch {
     conn: Connection,
     stream: String,
     token: String,
+    way: Way,
+    messages: usize,
     first: Subject,
     asked: Instant,
     waiting: Arc<Waiting>,
@@ -115,9 +121,7 @@ impl Connection {
                 return None;
             }
         };
-        if ingest.refused().contains(stream) {
-            return None;
-        }
+        let way = ingest.ways().entry(stream.to_owned()).or_default().next(messages.len())?;
         let first = Subject::from(messages.first()?.subject.as_str());
         let token = format!("{:016x}", fastrand::u64(..));
         let (sender, end) = oneshot::channel();
@@ -125,14 +129,21 @@ impl Connection {
         let batch = SentBatch {
             conn: self.clone(),
             stream: stream.to_owned(),
+            way,
+            messages: messages.len(),
             first,
             asked: Instant::now(),
             waiting: ingest.waiting.clone(),
             end,
             token,
         };
-        let prefix = format!("{}.{}.{FLOW}.fail.", ingest.inbox, batch.token);
-        let sent = self.send_batch(&prefix, messages);
+        let to = format!("{}.{}", ingest.inbox, batch.token);
+        let sent = async {
+            match way {
+                Way::Ingest => self.send_to_ingest(&to, messages).await,
+                Way::Atomic => self.send_atomic(&to, &batch.token, messages).await,
+            }
+        };
         if !matches!(timeout_at(batch.deadline(), sent).await, Ok(Some(()))) {
             // Its end will not come, and is not waited for.
             batch.waiting.all().remove(&batch.token);
@@ -140,7 +151,7 @@ impl Connection {
         Some(batch)
     }
 
-    async fn send_batch(&self, prefix: &str, messages: Vec<IngestMessage>) -> Option<()> {
+    async fn send_to_ingest(&self, to: &str, messages: Vec<IngestMessage>) -> Option<()> {
         let last = messages.len();
         for (number, message) in (1..).zip(messages) {
             let operation = match number {
@@ -148,9 +159,8 @@ impl Connection {
                 1 => Operation::Start,
                 _ => Operation::Append,
             };
-            let mut reply = String::with_capacity(prefix.len() + 10);
-            reply.push_str(prefix);
-            let _ = write!(reply, "{number}.{}.$FI", operation as u8);
+            let mut reply = String::with_capacity(to.len() + 24);
+            let _ = write!(reply, "{to}.{FLOW}.fail.{number}.{}.$FI", operation as u8);
             let IngestMessage { subject, headers, payload } = message;
             let client = self.client();
             match headers {
@@ -158,6 +168,29 @@ impl Connection {
                     client.publish_with_reply_and_headers(subject, reply, headers, payload).await
                 }
                 None => client.publish_with_reply(subject, reply, payload).await,
+            }
+            .ok()?;
+        }
+        Some(())
+    }
+
+    /// The first is answered so that it is known whether there is somebody to take the rest.
+    async fn send_atomic(&self, to: &str, id: &str, messages: Vec<IngestMessage>) -> Option<()> {
+        let last = messages.len();
+        for (number, message) in (1..).zip(messages) {
+            let IngestMessage { subject, headers, payload } = message;
+            let mut headers = headers.unwrap_or_default();
+            headers.insert(BATCH_ID, id);
+            headers.insert(BATCH_SEQUENCE, number.to_string());
+            if number == last {
+                headers.insert(BATCH_COMMIT, "1");
+            }
+            let client = self.client();
+            if number == 1 || number == last {
+                let reply = format!("{to}.{last}.atomic.{number}");
+                client.publish_with_reply_and_headers(subject, reply, headers, payload).await
+            } else {
+                client.publish_with_headers(subject, headers, payload).await
             }
             .ok()?;
         }
@@ -171,12 +204,12 @@ impl Ingest {
         let answers = conn.subscribe(format!("{inbox}.>")).await?;
         let waiting = Arc::<Waiting>::default();
         let reader = tokio::spawn(read(answers, inbox.len() + 1, waiting.clone()));
-        let refused = Mutex::default();
-        Ok(Self { inbox, waiting, refused, _reader: AbortOnDropHandle::new(reader) })
+        let ways = Mutex::default();
+        Ok(Self { inbox, waiting, ways, _reader: AbortOnDropHandle::new(reader) })
     }
 
-    fn refused(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ways(&self) -> MutexGuard<'_, HashMap<String, Ways>> {
+        self.ways.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -194,13 +227,27 @@ impl SentBatch {
             _ = self.conn.denied(&self.first, self.asked) => None,
         };
         let ended = ended.unwrap_or(Ingested::Stored(0));
-        if ended == Ingested::Refused
-            && let Some(ingest) = self.conn.opened_ingest()
-            && ingest.refused().insert(self.stream.clone())
-        {
-            tracing::info!(stream = self.stream, "takes no batches: messages go one by one");
-        }
+        self.note(ended);
         ended
+    }
+
+    fn note(&self, ended: Ingested) {
+        let Some(ingest) = self.conn.opened_ingest() else { return };
+        let mut all = ingest.ways();
+        let Some(ways) = all.get_mut(&self.stream) else { return };
+        match ended {
+            Ingested::Stored(count) if count == self.messages => {
+                ways.took(self.way, count, self.asked.elapsed());
+            }
+            Ingested::Stored(_) => ways.failed(self.way),
+            Ingested::Refused => {
+                if ways.refused(self.way) {
+                    let (stream, way) = (&self.stream, self.way);
+                    tracing::info!(stream, ?way, "takes no batches of this kind");
+                }
+            }
+            Ingested::NoStream => {}
+        }
     }
 }
 
@@ -255,9 +302,7 @@ fn read_end(answer: &[u8]) -> Option<Ingested> {
     let answer: Answer = serde_json::from_slice(answer).ok()?;
     match (answer.kind, answer.error) {
         (Some(_), _) => None,
-        (None, Some(error)) if error.err_code == code::BATCH_PUBLISH_DISABLED => {
-            Some(Ingested::Refused)
-        }
+        (None, Some(error)) if error.is_batch_refused() => Some(Ingested::Refused),
         (None, _) => Some(Ingested::Stored(answer.count)),
     }
 }
@@ -276,6 +321,10 @@ mod tests {
             ),
             (
                 r#"{"error":{"code":400,"err_code":10205},"stream":"R","seq":0}"#,
+                Some(Ingested::Refused),
+            ),
+            (
+                r#"{"error":{"code":400,"err_code":10174},"stream":"R","seq":0}"#,
                 Some(Ingested::Refused),
             ),
             // A server that knows no batches takes each message for itself, and says nothing of others.

@@ -21,6 +21,7 @@ mod registry;
 mod servers;
 mod tls;
 mod told;
+mod way;
 
 pub(crate) use ack::AckSubject;
 #[cfg(feature = "embedded")]

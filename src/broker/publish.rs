@@ -46,9 +46,9 @@ pub(crate) struct BatchMessage<'a> {
 /// The most messages of a batch that is stored whole or not at all (ADR-50).
 pub(crate) const MAX_BATCH: usize = 1000;
 
-const BATCH_ID: &str = "Nats-Batch-Id";
-const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
-const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+pub(super) const BATCH_ID: &str = "Nats-Batch-Id";
+pub(super) const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
+pub(super) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 
 #[derive(Deserialize)]
 struct PubAck {

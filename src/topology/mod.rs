@@ -154,10 +154,11 @@ pub(crate) fn streams(
             "max_msg_size": server.max_payload.saturating_sub(JOB_HEADROOM_BYTES),
         }),
     );
+    let mut results = results;
     if server.api_level >= LEVEL_ATOMIC {
         jobs = with(jobs, json!({ "allow_atomic": true }));
+        results = with(results, json!({ "allow_atomic": true }));
     }
-    let mut results = results;
     if server.api_level >= LEVEL_FAST_INGEST {
         jobs = with(jobs, json!({ "allow_batched": true }));
         results = with(results, json!({ "allow_batched": true }));

@@ -120,3 +120,18 @@ async fn queues_are_worked_by_weight_and_a_mistake_is_told_before_anything_start
         assert!(said.err.contains(named), "{arguments:?}: {said:?}");
     }
 }
+
+#[tokio::test]
+async fn no_completions_are_kept_where_none_are_wanted() {
+    let mill = Mill::start().await;
+    let _worker =
+        mill.work(&["--no-completions", "--exec", "fine=exit 0", "--exec", "bad=exit 65"]);
+    mill.ok(&["enqueue", "default", "fine", "1", "--id", "fine-1"]);
+    let bad = work_off(&mill, "bad", &["--id", "bad-1"]);
+    assert_eq!(bad["status"], "dead");
+    mill.ok(&["queue", "wait-empty", "default"]);
+    assert_eq!(mill.json(&["results", "get", "bad-1"]).len(), 1);
+    let none = mill.run(&["results", "get", "fine-1"]);
+    assert_ne!(none.code, 0, "{none:?}");
+    assert!(none.err.contains("fine-1"), "{none:?}");
+}

@@ -1,8 +1,10 @@
 //! Many jobs at once.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::io::Write;
+use std::time::{Duration, Instant};
 
+use tidemill::embedded::Broker;
 use tidemill::{JobContext, JobError, NewJob, Queue, QueueConfig};
 
 use crate::support::{Mill, Numbered, Seen, eventually, numbered, stream_messages};
@@ -128,4 +130,45 @@ async fn over_a_broker_that_is_killed_none_is_lost_and_none_is_run_twice() {
             Err(error) => assert!(error.is_unknown() && runs <= 1, "{n}: {error}"),
         }
     }
+}
+
+/// How long a write takes to reach the disk here.
+fn sync_takes() -> Duration {
+    const WRITES: u32 = 50;
+    let mut file = tempfile::tempfile().expect("a file");
+    let started = Instant::now();
+    for _ in 0..WRITES {
+        file.write_all(&[0; 400]).expect("written");
+        file.sync_all().expect("on disk");
+    }
+    started.elapsed() / WRITES
+}
+
+#[tokio::test]
+async fn where_every_write_reaches_the_disk_batches_share_one() {
+    let broker = Broker::builder().jetstream_config("sync_interval: always").start().await;
+    let mill = Mill::of(broker.expect("a broker"), QueueConfig::default()).await;
+    let stored = mill.client.enqueue_many((0..4000).map(numbered)).await;
+    assert_eq!(stored.iter().filter(|job| job.is_ok()).count(), 4000);
+    let jetstream = async_nats::jetstream::new(mill.nats().await);
+    let jobs = jetstream.get_stream(JOBS).await.expect("it is there");
+    let last = jobs.get_last_raw_message_by_subject("tidemill.jobs.default.normal.>").await;
+    let is_atomic = last.expect("stored").headers.get("Nats-Batch-Id").is_some();
+    // Where the disk is no slower than memory, nothing is to be won.
+    if sync_takes() > Duration::from_micros(200) {
+        assert!(is_atomic, "each message was written by itself");
+    }
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, _: JobContext| {
+        note.push(job.n);
+        async { Ok::<_, JobError>(()) }
+    };
+    let worker = mill.worker().concurrency(1).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    assert_eq!(seen.wait_for(4000).await, (0..4000).collect::<Vec<_>>(), "in order, each once");
+    mill.client.wait_empty(&Queue::default()).await.expect("the queue is there");
+    running.drain().await;
+    let nats = mill.nats().await;
+    assert_eq!(stream_messages(&nats, "TIDEMILL_RESULTS_default").await, 4000);
 }

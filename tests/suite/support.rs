@@ -48,7 +48,10 @@ impl Mill {
     }
 
     pub(crate) async fn with(config: QueueConfig) -> Self {
-        let broker = Broker::start().await.expect("a broker");
+        Self::of(Broker::start().await.expect("a broker"), config).await
+    }
+
+    pub(crate) async fn of(broker: Broker, config: QueueConfig) -> Self {
         let client = connect(broker.url()).await.with_queue_config(config);
         client.ensure_queue(&Queue::default()).await.expect("a queue");
         Self { broker, client }
