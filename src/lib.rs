@@ -93,6 +93,9 @@ mod dead;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inspect;
 mod kind;
 mod outcome;

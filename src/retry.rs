@@ -214,5 +214,66 @@ mod tests {
             prop_assert!(law.delay(attempt, chance) <= cap);
             prop_assert!(law.delay(attempt, chance) <= law.delay(attempt, 1.0));
         }
+
+        #[test]
+        fn the_ceiling_is_base_times_factor_to_the_power_up_to_the_cap(
+            base in 1u64..100_000, factor in 1.0f64..10.0, cap in 0u64..10_000_000,
+            attempt in 1u32..60,
+        ) {
+            let law = Backoff::exponential(
+                Duration::from_millis(base), factor, Duration::from_millis(cap),
+            );
+            let ceiling = (base as f64 * factor.powi(attempt as i32 - 1)).min(cap as f64) / 1000.0;
+            let got = law.delay(attempt, 1.0).as_secs_f64();
+            prop_assert!((got - ceiling).abs() <= 1e-6 + ceiling * 1e-9, "{got} for {ceiling}");
+            prop_assert!(law.delay(attempt, 1.0) <= law.delay(attempt + 1, 1.0));
+        }
+
+        #[test]
+        fn jitter_is_spread_evenly_from_nothing_to_the_ceiling(
+            attempt in 1u32..40, chance in 0.0f64..=1.0,
+        ) {
+            let law = Backoff::default();
+            let ceiling = law.delay(attempt, 1.0).as_secs_f64();
+            let got = law.delay(attempt, chance).as_secs_f64();
+            prop_assert!((got - ceiling * chance).abs() < 1e-6);
+            // Only the exponential law has jitter.
+            for law in [Backoff::linear(secs(2)), Backoff::fixed(secs(2))] {
+                prop_assert_eq!(law.delay(attempt, chance), law.delay(attempt, 0.0));
+            }
+        }
+
+        #[test]
+        fn no_law_is_longer_than_the_longest_delay_whatever_it_is_given(
+            millis in any::<u64>(), factor in any::<f64>(), cap in any::<u64>(),
+            attempt in any::<u32>(), chance in 0.0f64..=1.0,
+        ) {
+            let (delay, cap) = (Duration::from_millis(millis), Duration::from_millis(cap));
+            for law in [
+                Backoff::exponential(delay, factor, cap),
+                Backoff::linear(delay),
+                Backoff::fixed(delay),
+                Backoff::custom(move |_| delay),
+            ] {
+                prop_assert!(law.delay(attempt, chance) <= MAX_DELAY, "{law:?}");
+            }
+        }
+
+        #[test]
+        fn a_law_travels_as_it_is(
+            base in 0u64..1_000_000_000, factor in 1.0f64..=100.0, cap in 0u64..30_000_000_000,
+        ) {
+            let (base, cap) = (Duration::from_millis(base), Duration::from_millis(cap));
+            for law in
+                [Backoff::exponential(base, factor, cap), Backoff::linear(cap), Backoff::fixed(cap)]
+            {
+                let text = law.to_wire().expect("no custom law");
+                let read: Backoff = text.parse().expect("valid");
+                prop_assert_eq!(read.to_wire(), Some(text));
+                for (attempt, chance) in [(1, 1.0), (7, 0.3), (u32::MAX, 1.0)] {
+                    prop_assert_eq!(read.delay(attempt, chance), law.delay(attempt, chance));
+                }
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ const LAYERS: &[&[&str]] = &[
     &["cron"],
     &["inspect", "worker"],
     &["control", "dead", "agent"],
+    &["fuzzing"],
 ];
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {

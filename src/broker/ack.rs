@@ -37,6 +37,12 @@ pub(super) fn parse(reply: &str) -> Option<AckInfo> {
     })
 }
 
+/// Reads a reply subject to nowhere.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_ack_subject(reply: &str) {
+    let _ = parse(reply);
+}
+
 /// Where a delivery is settled.
 #[derive(Clone, Debug)]
 pub(crate) struct AckSubject(pub(super) async_nats::Subject);

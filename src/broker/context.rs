@@ -139,6 +139,12 @@ fn decode(text: &[u8]) -> Result<ContextFile, String> {
     })
 }
 
+/// The settings in the text of a context file.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn read_context(text: &[u8]) -> Option<ConnectOptions> {
+    decode(text).ok()?.options().ok()
+}
+
 impl ContextFile {
     fn options(self) -> Result<ConnectOptions> {
         if !self.nsc.is_empty() {

@@ -11,6 +11,9 @@
 //!
 //! Where the broker writes every message through to the disk, atomic batches are the faster way; see
 //! [`Ways`].
+//!
+//! Where the subject is imported from another account, the broker gives each message a reply subject of
+//! its own: then there is no batch, each message is stored for itself, and confirmed for itself.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -84,10 +87,18 @@ pub(crate) enum Ingested {
 
 /// Batches whose end is not known yet, by their tokens.
 #[derive(Default)]
-struct Waiting(Mutex<HashMap<String, oneshot::Sender<Ingested>>>);
+struct Waiting(Mutex<HashMap<String, Awaited>>);
+
+/// A batch whose end is waited for.
+struct Awaited {
+    end: oneshot::Sender<Ingested>,
+    messages: usize,
+    /// How many of them, from the first, were stored each for itself.
+    singly: usize,
+}
 
 impl Waiting {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Ingested>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, Awaited>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,7 +136,8 @@ impl Connection {
         let first = Subject::from(messages.first()?.subject.as_str());
         let token = format!("{:016x}", fastrand::u64(..));
         let (sender, end) = oneshot::channel();
-        ingest.waiting.all().insert(token.clone(), sender);
+        let awaited = Awaited { end: sender, messages: messages.len(), singly: 0 };
+        ingest.waiting.all().insert(token.clone(), awaited);
         let batch = SentBatch {
             conn: self.clone(),
             stream: stream.to_owned(),
@@ -271,17 +283,39 @@ async fn read(mut answers: Subscriber, skip: usize, waiting: Arc<Waiting>) {
     while let Some(answer) = answers.next().await {
         let mut tokens = answer.subject.get(skip..).unwrap_or_default().split('.');
         let (token, number) = (tokens.next(), tokens.nth(2));
-        let end = match answer.status {
+        let word = match answer.status {
             // There is nobody who would say more. Whether there was, the first message tells.
-            Some(_) if number == Some("1") => Some(Ingested::NoStream),
-            Some(_) => Some(Ingested::Stored(0)),
-            None => read_end(&answer.payload),
+            Some(_) if number == Some("1") => Word::Last(Ingested::NoStream),
+            Some(_) => Word::Last(Ingested::Stored(0)),
+            None => read_word(&answer.payload),
         };
-        let (Some(token), Some(end)) = (token, end) else { continue };
-        let sender = waiting.all().remove(token);
-        if let Some(sender) = sender {
+        if let Some(token) = token {
+            waiting.hear(token, word);
+        }
+    }
+}
+
+impl Waiting {
+    /// Takes a word about a batch, and tells its end where that is known by now.
+    fn hear(&self, token: &str, word: Word) {
+        let mut all = self.all();
+        let Some(batch) = all.get_mut(token) else { return };
+        let end = match word {
+            Word::Between => return,
+            // They are confirmed in the order in which they were sent.
+            Word::OneStored => {
+                batch.singly += 1;
+                if batch.singly < batch.messages {
+                    return;
+                }
+                Ingested::Stored(batch.messages)
+            }
+            Word::Last(Ingested::Stored(count)) => Ingested::Stored(count.max(batch.singly)),
+            Word::Last(end @ (Ingested::Refused | Ingested::NoStream)) => end,
+        };
+        if let Some(batch) = all.remove(token) {
             // It may have given up waiting.
-            let _ = sender.send(end);
+            let _ = batch.end.send(end);
         }
     }
 }
@@ -293,17 +327,29 @@ struct Answer {
     #[serde(rename = "type")]
     kind: Option<String>,
     #[serde(default)]
+    seq: u64,
+    #[serde(default)]
     count: usize,
     error: Option<ApiError>,
 }
 
-/// What became of a batch, where the broker's word is its last.
-fn read_end(answer: &[u8]) -> Option<Ingested> {
-    let answer: Answer = serde_json::from_slice(answer).ok()?;
+/// What a word of the broker's means for its batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    /// More is to come, or it does not parse.
+    Between,
+    /// One message was stored for itself.
+    OneStored,
+    Last(Ingested),
+}
+
+fn read_word(answer: &[u8]) -> Word {
+    let Ok(answer) = serde_json::from_slice::<Answer>(answer) else { return Word::Between };
     match (answer.kind, answer.error) {
-        (Some(_), _) => None,
-        (None, Some(error)) if error.is_batch_refused() => Some(Ingested::Refused),
-        (None, _) => Some(Ingested::Stored(answer.count)),
+        (Some(_), _) => Word::Between,
+        (None, Some(error)) if error.is_batch_refused() => Word::Last(Ingested::Refused),
+        (None, None) if answer.count == 0 && answer.seq > 0 => Word::OneStored,
+        (None, _) => Word::Last(Ingested::Stored(answer.count)),
     }
 }
 
@@ -313,26 +359,48 @@ mod tests {
 
     #[test]
     fn the_brokers_last_word_counts() {
-        for (answer, end) in [
-            (r#"{"stream":"R","seq":260,"batch":"b7","count":250}"#, Some(Ingested::Stored(250))),
+        let last = Word::Last;
+        for (answer, word) in [
+            (r#"{"stream":"R","seq":260,"batch":"b7","count":250}"#, last(Ingested::Stored(250))),
             (
                 r#"{"error":{"code":400,"err_code":10071},"stream":"R","seq":0}"#,
-                Some(Ingested::Stored(0)),
+                last(Ingested::Stored(0)),
             ),
             (
                 r#"{"error":{"code":400,"err_code":10205},"stream":"R","seq":0}"#,
-                Some(Ingested::Refused),
+                last(Ingested::Refused),
             ),
             (
                 r#"{"error":{"code":400,"err_code":10174},"stream":"R","seq":0}"#,
-                Some(Ingested::Refused),
+                last(Ingested::Refused),
             ),
-            // A server that knows no batches takes each message for itself, and says nothing of others.
-            (r#"{"stream":"R","seq":260}"#, Some(Ingested::Stored(0))),
-            (r#"{"type":"ack","seq":100,"msgs":100}"#, None),
-            ("", None),
+            // Where there is no batch, each message is confirmed for itself.
+            (r#"{"stream":"R","seq":260}"#, Word::OneStored),
+            (r#"{"type":"ack","seq":100,"msgs":100}"#, Word::Between),
+            ("", Word::Between),
         ] {
-            assert_eq!(read_end(answer.as_bytes()), end, "{answer}");
+            assert_eq!(read_word(answer.as_bytes()), word, "{answer}");
+        }
+    }
+
+    #[test]
+    fn messages_that_are_stored_singly_count_up_to_the_first_that_is_not() {
+        let refused = Word::Last(Ingested::Stored(0));
+        for (words, end) in [
+            (vec![Word::OneStored; 3], Some(Ingested::Stored(3))),
+            (vec![Word::OneStored; 2], None),
+            (vec![Word::OneStored, refused, Word::OneStored], Some(Ingested::Stored(1))),
+            (vec![refused], Some(Ingested::Stored(0))),
+            (vec![Word::Last(Ingested::NoStream)], Some(Ingested::NoStream)),
+        ] {
+            let waiting = Waiting::default();
+            let (sender, mut told) = oneshot::channel();
+            let awaited = Awaited { end: sender, messages: 3, singly: 0 };
+            waiting.all().insert("b7".into(), awaited);
+            for word in &words {
+                waiting.hear("b7", *word);
+            }
+            assert_eq!(told.try_recv().ok(), end, "{words:?}");
         }
     }
 }

@@ -24,10 +24,14 @@ mod told;
 mod way;
 
 pub(crate) use ack::AckSubject;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use ack::read_ack_subject;
 #[cfg(feature = "embedded")]
 pub(crate) use api::ask;
 pub(crate) use clock::{Clock, READ_EVERY};
 pub(crate) use connection::{Connection, Messages};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use context::read_context;
 pub(crate) use ingest::{IngestMessage, Ingested, MAX_INGEST, SentBatch};
 pub(crate) use manage::{ConsumerState, StreamState, consumer_state};
 pub use options::ConnectOptions;

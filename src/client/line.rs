@@ -146,7 +146,10 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::wire::JobHeaders;
 
     #[test]
     fn all_that_a_line_can_say_reaches_the_job() {
@@ -194,6 +197,34 @@ mod tests {
         for (text, reason) in table {
             let error = NewJob::from_json(text).expect_err(text);
             assert!(error.is_invalid() && error.to_string().contains(reason), "{text}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_line_says_is_what_a_worker_reads(
+            kind in "[A-Za-z0-9_]{1,30}", queue in "[a-z]{1,20}", id in "[a-z0-9]{2,30}",
+            lane in prop::sample::select(Priority::ALL.to_vec()),
+            (retries, timeout, delay) in (any::<u32>(), 1u64..1_000_000_000, 0u64..1_000_000_000),
+            tags in prop::collection::vec("[a-z]{1,8}", 1..5), text in ".{0,60}",
+        ) {
+            let payload = serde_json::json!({ "text": text, "list": [1, null, 2.5] });
+            let line = serde_json::json!({
+                "kind": kind, "queue": queue, "id": id, "priority": lane, "payload": payload,
+                "max_retries": retries, "timeout_ms": timeout, "delay_ms": delay, "tags": tags,
+            });
+            let job = NewJob::from_json(line.to_string()).expect("a job").finish().expect("valid");
+            prop_assert_eq!((job.kind.as_str(), job.queue.as_str()), (&*kind, &*queue));
+            prop_assert_eq!((job.id.as_str(), job.priority), (&*id, lane));
+            let read: serde_json::Value = serde_json::from_slice(&job.payload).expect("JSON");
+            prop_assert_eq!(read, payload);
+            let headers = JobHeaders::parse(&job.headers).expect("a worker can read it");
+            prop_assert_eq!(headers.max_retries, Some(retries));
+            prop_assert_eq!(headers.timeout, Some(Duration::from_millis(timeout)));
+            prop_assert_eq!(headers.tags, tags);
+            let stored = time::from_nanos(0);
+            let due = headers.run_after.map(|run_after| run_after.due(stored));
+            prop_assert_eq!(due, Some(time::after(stored, Duration::from_millis(delay))));
         }
     }
 }

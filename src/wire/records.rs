@@ -304,6 +304,8 @@ pub(crate) fn parse_record<R: Record>(key: &RecordKey, body: &[u8]) -> Option<R>
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::wire::time;
 
@@ -363,5 +365,78 @@ mod tests {
         assert!(info.message.len() <= MAX_ERROR_BYTES && info.message.ends_with('…'));
         let short = ErrorInfo::new("failed", "no");
         assert_eq!(short.clone().cut(), short);
+    }
+
+    /// A moment in whole milliseconds, as records have it.
+    fn moment() -> impl Strategy<Value = Time> {
+        (0i64..4_000_000_000_000).prop_map(|millis| time::from_nanos(millis * 1_000_000))
+    }
+
+    fn error() -> impl Strategy<Value = Option<ErrorInfo>> {
+        let info = (".{0,20}", ".{0,80}", prop::option::of(".{0,80}"));
+        prop::option::of(info.prop_map(|(kind, message, backtrace)| ErrorInfo {
+            kind,
+            message,
+            backtrace,
+        }))
+    }
+
+    fn event() -> impl Strategy<Value = AttemptEvent> {
+        use AttemptEvent::{Failed, Released, Snoozed, Started, ToBury};
+        prop::sample::select(vec![Started, Failed, Snoozed, Released, ToBury])
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_of_the_ledger_round_trips(
+            (seq, attempt, snoozes) in any::<(u64, u32, u32)>(), event in event(),
+            at in moment(), retry_at in prop::option::of(moment()), error in error(),
+            worker in ".{0,40}", reason in prop::option::of(".{0,40}"),
+        ) {
+            let RecordKey { id, run, .. } = key();
+            let v = AttemptRecord::V;
+            let entry = AttemptRecord {
+                v, id, run, seq, attempt, event, at, retry_at, snoozes, worker, error, reason,
+            };
+            let text = serde_json::to_vec(&entry).expect("serializes");
+            prop_assert_eq!(parse_record(&key(), &text), Some(entry));
+        }
+
+        #[test]
+        fn a_dead_letters_header_round_trips(
+            reason in ".{0,40}", at in moment(), enqueued_at in moment(), attempts in any::<u32>(),
+            priority in prop::sample::select(Priority::ALL.to_vec()), error in error(),
+        ) {
+            let errors = error.into_iter().collect();
+            let info = DeadInfo { reason, at, attempts, priority, enqueued_at, errors };
+            let text = serde_json::to_string(&info).expect("serializes");
+            prop_assert!(!text.contains(['\r', '\n']), "it is a header's value");
+            prop_assert_eq!(serde_json::from_str::<DeadInfo>(&text).expect("parses"), info);
+        }
+
+        #[test]
+        fn a_completion_of_another_run_never_counts(
+            id in "[a-z0-9-]{2,20}", run in "[a-z0-9-]{2,20}", kind in "[a-z_]{1,20}",
+        ) {
+            let of = RecordKey {
+                kind: Kind::new(kind).expect("valid"),
+                id: JobId::new(id).expect("valid"),
+                run: RunId::new(run).expect("valid"),
+                ..key()
+            };
+            let read = parse_record::<Completion>(&of, completion_text().as_bytes());
+            prop_assert_eq!(read.is_some(), of == key());
+        }
+
+        #[test]
+        fn an_error_that_is_cut_is_short_and_begins_as_it_did(
+            message in prop::collection::vec(any::<char>(), 0..40), times in 1usize..2000,
+        ) {
+            let message = message.into_iter().collect::<String>().repeat(times);
+            let cut = ErrorInfo::new("failed", message.clone()).cut().message;
+            prop_assert!(cut.len() <= MAX_ERROR_BYTES);
+            prop_assert!(message.starts_with(cut.strip_suffix('…').unwrap_or(&cut)));
+            prop_assert_eq!(cut == message, message.len() <= MAX_ERROR_BYTES);
+        }
     }
 }

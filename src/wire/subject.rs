@@ -291,6 +291,28 @@ mod tests {
         }
 
         #[test]
+        fn job_subjects_and_timers_round_trip(
+            queue in "[A-Za-z0-9_-]{1,64}", kind in "[A-Za-z0-9_-]{1,64}",
+            id in prop::option::of("[A-Za-z0-9_-]{2,64}"), run in "[A-Za-z0-9_-]{2,64}",
+            lane in prop::sample::select(Priority::ALL.to_vec()),
+        ) {
+            let (queue, kind) = (Queue::new(queue).expect("valid"), Kind::new(kind).expect("valid"));
+            let id = id.map(|id| JobId::new(id).expect("valid"));
+            let subject = job_subject(&ns(), &queue, lane, &kind, id.as_ref());
+            let read = JobSubject::parse(&ns(), &queue, lane, &subject).expect("valid");
+            prop_assert_eq!(&read, &JobSubject { kind: kind.clone(), id: id.clone() });
+            if let Some(id) = id {
+                let key = RecordKey { queue, kind, id, run: RunId::new(run).expect("valid") };
+                for (what, subject) in [
+                    ("timers", timer_subject(&ns(), lane, &key)),
+                    ("due", due_subject(&ns(), lane, &key)),
+                ] {
+                    prop_assert_eq!(parse_timed(what, &ns(), &subject), Some((lane, key.clone())));
+                }
+            }
+        }
+
+        #[test]
         fn no_subject_panics(text in ".*") {
             let _ = JobSubject::parse_tail(&text);
             let _ = RecordKey::parse(&ns(), RecordKind::Result, &text);

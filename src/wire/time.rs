@@ -95,3 +95,40 @@ pub(crate) mod rfc3339_option {
             .transpose()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn moments_round_trip_to_the_millisecond(nanos in any::<i64>()) {
+            let time = from_nanos(nanos);
+            let cut = parse(&to_text(&time)).expect("parses");
+            prop_assert!(cut <= time && time - cut < TimeDelta::milliseconds(1));
+            let later = parse(&to_text_not_before(&time)).expect("parses");
+            prop_assert!(time <= later && later - time < TimeDelta::milliseconds(1));
+            prop_assert_eq!(to_text(&cut), to_text(&time));
+        }
+
+        #[test]
+        fn a_delay_is_what_is_left_until_it_is_over(nanos in any::<i64>(), millis in any::<u32>()) {
+            let (now, delay) = (from_nanos(nanos), Duration::from_millis(millis.into()));
+            prop_assert_eq!(until(after(now, delay), now), delay);
+            prop_assert_eq!(before(after(now, delay), delay), now);
+            prop_assert_eq!(until(now, after(now, delay)), Duration::ZERO);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_cut_to_what_can() {
+        for time in [Time::MIN_UTC, Time::MAX_UTC] {
+            assert!(parse(&to_text(&time)).is_some());
+            assert!(parse(&to_text_not_before(&time)).is_some());
+        }
+        assert_eq!(after(Time::MAX_UTC, Duration::MAX), Time::MAX_UTC);
+        assert_eq!(before(Time::MIN_UTC, Duration::MAX), Time::MIN_UTC);
+    }
+}

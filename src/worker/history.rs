@@ -37,7 +37,7 @@ pub(crate) struct History {
 impl History {
     /// What the ledger of a run says by its last entry: each entry repeats what still counts of
     /// those before it.
-    fn of(last: AttemptRecord) -> Self {
+    pub(super) fn of(last: AttemptRecord) -> Self {
         Self {
             has_ended: false,
             is_duplicate: false,

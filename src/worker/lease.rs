@@ -96,10 +96,8 @@ impl Lease {
         (self.stopped() != Some(Stop::LeaseLost)).then(|| state.ack.clone())
     }
 
-    /// What the broker counts is a little older than what we count, so we stop a little earlier.
     fn has_run_out(&self, state: &State, now: Instant) -> bool {
-        let margin = self.ack_wait / 20;
-        now.saturating_duration_since(state.renewed) + margin > self.ack_wait
+        has_run_out(now.saturating_duration_since(state.renewed), self.ack_wait)
     }
 
     /// Tells the handler to stop. The first reason stays, but a lost lease overrides it.
@@ -160,6 +158,12 @@ impl Lease {
             Err(error) => tracing::debug!(%error, "a lease was not renewed yet"),
         }
     }
+}
+
+/// Whether a lease is lost that was last renewed so long ago. What the broker counts is a little older
+/// than what we count, so we stop a little earlier.
+pub(super) fn has_run_out(since_renewed: Duration, ack_wait: Duration) -> bool {
+    since_renewed + ack_wait / 20 > ack_wait
 }
 
 /// A job by its place: the queue's position in the worker's list, and its sequence.

@@ -23,6 +23,9 @@ mod promote;
 mod record;
 mod running;
 mod settle;
+#[cfg(test)]
+mod simulation;
+mod steps;
 mod timing;
 mod together;
 mod unknown;

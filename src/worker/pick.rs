@@ -180,5 +180,45 @@ mod tests {
             }
             prop_assert_eq!(served, weights);
         }
+
+        #[test]
+        fn a_lane_that_always_has_jobs_gets_its_weight_in_every_turn_whatever_the_others_do(
+            weights in prop::collection::vec(1u32..=12, 2..6),
+            lane in any::<prop::sample::Index>(),
+            steps in prop::collection::vec(any::<u8>(), 1..600),
+        ) {
+            let lane = lane.index(weights.len());
+            let turn: u32 = weights.iter().sum();
+            let mut wheel = Wheel::new(&weights);
+            let mut served = Vec::new();
+            for step in steps {
+                let picked = wheel.pick(|other| other == lane || step & (1 << other) != 0);
+                served.push(u32::from(picked == Some(lane)));
+            }
+            for window in served.windows(turn as usize) {
+                prop_assert!(window.iter().sum::<u32>() >= weights[lane], "{weights:?}");
+            }
+        }
+
+        #[test]
+        fn what_empty_lanes_leave_goes_to_the_others_by_weight(
+            weights in prop::collection::vec(1u32..=12, 2..6), empty in any::<u8>(),
+        ) {
+            let has_job = |lane: usize| empty & (1 << lane) == 0;
+            let full: u32 = (0..weights.len()).filter(|lane| has_job(*lane)).map(|l| weights[l]).sum();
+            prop_assume!(full > 0);
+            let turns = 200 * full;
+            let picks = turns * weights.iter().sum::<u32>();
+            let mut wheel = Wheel::new(&weights);
+            let mut served = vec![0u32; weights.len()];
+            for _ in 0..picks {
+                served[wheel.pick(has_job).expect("some have jobs")] += 1;
+            }
+            for lane in 0..weights.len() {
+                let fair = if has_job(lane) { f64::from(weights[lane]) / f64::from(full) } else { 0.0 };
+                let share = f64::from(served[lane]) / f64::from(picks);
+                prop_assert!((share - fair).abs() < 0.01, "{share} for {fair} of {weights:?}");
+            }
+        }
     }
 }

@@ -17,13 +17,14 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::job::Work;
+use super::steps::{Step, fill, steps};
 use super::together::{Completed, complete};
 use crate::broker::{AckSubject, MAX_INGEST};
 use crate::client::Fence;
 use crate::error::Result;
-use crate::outcome::{BuryReason, Settlement};
-use crate::wire::time::{self, Time};
-use crate::wire::{AttemptEvent, ErrorInfo, Status};
+use crate::outcome::Settlement;
+use crate::wire::time::Time;
+use crate::wire::{AttemptEvent, Completion, Status};
 
 /// Settlements that wait at most; a worker that cannot settle stops starting jobs.
 const QUEUE: usize = 1024;
@@ -171,98 +172,92 @@ impl Shared {
     async fn record(&self, item: &ToSettle) -> Result<Word> {
         let ToSettle { work, settlement, started_at } = item;
         let recorder = &self.recorder;
+        let mut letter = None;
+        for step in steps(settlement, *started_at) {
+            match step {
+                Step::Entry(event) => self.enter_ledger(work, settlement, *event).await?,
+                Step::Letter => match self.dead_letter(work, settlement).await {
+                    Ok(stored) => letter = stored,
+                    Err(full) if full.is_full() => {
+                        tracing::warn!(job = %work.key.id, error = %full, "no room for a dead letter");
+                        self.enter_ledger(work, settlement, AttemptEvent::ToBury).await?;
+                        return Ok(Word::Nak(DEAD_FULL_DELAY));
+                    }
+                    Err(error) => return Err(error),
+                },
+                Step::Completion(status) => {
+                    let ended = recorder.fence(work, self.completion_of(item, *status)).await?;
+                    if let (Some(letter), Fence::Ended(other)) = (letter, ended)
+                        && other != Status::Dead
+                    {
+                        recorder.withdraw(work, letter).await?;
+                    }
+                }
+            }
+        }
+        self.last_word(work, settlement).await
+    }
+
+    async fn enter_ledger(
+        &self,
+        work: &Work,
+        settlement: &Settlement,
+        event: AttemptEvent,
+    ) -> Result<()> {
+        let now = self.clock.now();
+        self.recorder.attempt(work, event, |entry| fill(entry, settlement, now)).await
+    }
+
+    /// Stores the dead letter of a job that is to be buried, and no other; its sequence.
+    async fn dead_letter(&self, work: &Work, settlement: &Settlement) -> Result<Option<u64>> {
+        let Settlement::Bury { reason, error } = settlement else { return Ok(None) };
+        self.recorder.dead_letter(work, *reason, error).await.map(Some)
+    }
+
+    fn completion_of(&self, item: &ToSettle, status: Status) -> Completion {
+        let ToSettle { work, settlement, started_at } = item;
+        let recorder = &self.recorder;
+        let mut completion = recorder.completion(work, status, *started_at);
         match settlement {
-            Settlement::Complete { result } => {
-                recorder.fence(work, recorder.done(work, *started_at, result)).await?;
-                Ok(Word::Ack)
-            }
-            Settlement::Cancel { reason } => {
-                let mut completion = recorder.completion(work, Status::Cancelled, *started_at);
-                completion.reason = Some(reason.clone());
-                recorder.fence(work, completion).await?;
-                Ok(Word::Ack)
-            }
+            Settlement::Complete { result } => return recorder.done(work, *started_at, result),
+            Settlement::Cancel { reason } => completion.reason = Some(reason.clone()),
             Settlement::Expire => {
-                let mut completion = recorder.completion(work, Status::Expired, None);
                 completion.attempt = 0;
                 completion.reason = Some("not started by its expiry".to_owned());
-                recorder.fence(work, completion).await?;
+            }
+            Settlement::Bury { reason, error } => {
+                completion.reason = Some(reason.as_str().to_owned());
+                completion.error = Some(error.clone());
+            }
+            Settlement::Retry { .. }
+            | Settlement::Snooze { .. }
+            | Settlement::Release { .. }
+            | Settlement::PutOff { .. }
+            | Settlement::Forget => {}
+        }
+        completion
+    }
+
+    /// What is left to tell the broker, now that everything is on record.
+    async fn last_word(&self, work: &Work, settlement: &Settlement) -> Result<Word> {
+        let number = work.attempt.number;
+        match settlement {
+            Settlement::Complete { .. }
+            | Settlement::Cancel { .. }
+            | Settlement::Expire
+            | Settlement::Forget => Ok(Word::Ack),
+            Settlement::Bury { reason, .. } => {
+                let (job, kind, reason) = (&work.key.id, &work.key.kind, reason.as_str());
+                tracing::info!(%job, %kind, reason, "buried");
                 Ok(Word::Ack)
             }
-            Settlement::Forget => Ok(Word::Ack),
-            Settlement::Bury { reason, error } => self.bury(item, *reason, error).await,
-            Settlement::Retry { delay, error } => {
-                let retry_at = time::after(self.clock.now(), *delay);
-                recorder
-                    .attempt(work, AttemptEvent::Failed, |entry| {
-                        entry.retry_at = Some(retry_at);
-                        entry.error = Some(error.clone());
-                    })
-                    .await?;
-                self.put_off(work, *delay, work.attempt.number).await
-            }
-            Settlement::Snooze { delay, snoozes } => {
-                let retry_at = time::after(self.clock.now(), *delay);
-                recorder
-                    .attempt(work, AttemptEvent::Snoozed, |entry| {
-                        entry.retry_at = Some(retry_at);
-                        entry.snoozes = *snoozes;
-                    })
-                    .await?;
-                self.put_off(work, *delay, work.attempt.number.saturating_sub(1)).await
+            Settlement::Retry { delay, .. } => self.put_off(work, *delay, number).await,
+            Settlement::Snooze { delay, .. } => {
+                self.put_off(work, *delay, number.saturating_sub(1)).await
             }
             Settlement::PutOff { delay, used } => self.put_off(work, *delay, *used).await,
-            Settlement::Release { delay } => {
-                if started_at.is_some() {
-                    recorder.attempt(work, AttemptEvent::Released, |_| {}).await?;
-                }
-                Ok(Word::Nak(*delay))
-            }
+            Settlement::Release { delay } => Ok(Word::Nak(*delay)),
         }
-    }
-
-    /// Dead letter, then completion, then ack.
-    async fn bury(&self, item: &ToSettle, reason: BuryReason, error: &ErrorInfo) -> Result<Word> {
-        let ToSettle { work, started_at, .. } = item;
-        let recorder = &self.recorder;
-        if started_at.is_some() {
-            // So that a crash from here on does not run the job once more.
-            recorder
-                .attempt(work, AttemptEvent::Failed, |entry| {
-                    entry.error = Some(error.clone());
-                    entry.reason = Some(reason.as_str().to_owned());
-                })
-                .await?;
-        }
-        let letter = match recorder.dead_letter(work, reason, error).await {
-            Ok(letter) => letter,
-            Err(full) if full.is_full() => {
-                tracing::warn!(job = %work.key.id, error = %full, "no room for a dead letter");
-                return self.bury_later(work, reason, error).await;
-            }
-            Err(error) => return Err(error),
-        };
-        let mut completion = recorder.completion(work, Status::Dead, *started_at);
-        completion.reason = Some(reason.as_str().to_owned());
-        completion.error = Some(error.clone());
-        match recorder.fence(work, completion).await? {
-            Fence::Ours | Fence::Ended(Status::Dead) => {}
-            Fence::Ended(Status::Done | Status::Cancelled | Status::Expired) => {
-                recorder.withdraw(work, letter).await?;
-            }
-        }
-        tracing::info!(job = %work.key.id, kind = %work.key.kind, reason = reason.as_str(), "buried");
-        Ok(Word::Ack)
-    }
-
-    async fn bury_later(&self, work: &Work, reason: BuryReason, error: &ErrorInfo) -> Result<Word> {
-        self.recorder
-            .attempt(work, AttemptEvent::ToBury, |entry| {
-                entry.error = Some(error.clone());
-                entry.reason = Some(reason.as_str().to_owned());
-            })
-            .await?;
-        Ok(Word::Nak(DEAD_FULL_DELAY))
     }
 
     /// Tells the broker of a group, and returns when it has seen all of it. What it does not see is

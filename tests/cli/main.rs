@@ -10,6 +10,7 @@ mod http;
 mod import;
 mod import_pool;
 mod job;
+mod nkeys;
 mod output;
 mod queue;
 mod results;

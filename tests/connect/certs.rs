@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    date_time_ymd,
 };
 use tempfile::TempDir;
 
@@ -14,6 +15,7 @@ pub(crate) struct Authority {
 }
 
 /// The files of a certificate and its key.
+#[derive(Clone)]
 pub(crate) struct Pair {
     pub(crate) cert: PathBuf,
     pub(crate) key: PathBuf,
@@ -37,7 +39,18 @@ impl Authority {
 
     /// A certificate for a host, for servers and clients alike.
     pub(crate) fn pair(&self, host: &str) -> Pair {
+        self.signed(host, CertificateParams::new([host.to_owned()]).expect("valid"))
+    }
+
+    /// The same, of long ago.
+    pub(crate) fn expired_pair(&self, host: &str) -> Pair {
         let mut params = CertificateParams::new([host.to_owned()]).expect("valid");
+        params.not_before = date_time_ymd(2019, 1, 1);
+        params.not_after = date_time_ymd(2020, 1, 1);
+        self.signed(host, params)
+    }
+
+    fn signed(&self, host: &str, mut params: CertificateParams) -> Pair {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("a key");
@@ -55,7 +68,10 @@ impl Authority {
     }
 
     pub(crate) fn config_for(&self, host: &str, more: &str) -> String {
-        let Pair { cert, key } = self.pair(host);
+        self.config_with(&self.pair(host), more)
+    }
+
+    pub(crate) fn config_with(&self, Pair { cert, key }: &Pair, more: &str) -> String {
         format!(
             "tls {{ cert_file: {cert:?}, key_file: {key:?}, ca_file: {:?}, {more} }}",
             self.ca()

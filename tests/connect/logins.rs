@@ -1,10 +1,13 @@
 //! Who we are: each way to log in, and what is said when it fails.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime};
 
 use nkeys::KeyPair;
-use tidemill::ConnectOptions;
 use tidemill::embedded::Broker;
+use tidemill::{Client, ConnectOptions, JobContext, JobError, Queue, QueueConfig, Status, Worker};
+use tokio::sync::Notify;
 
 use crate::jwts::Account;
 use crate::support::{Ping, connects, eventually, refused, says, server, to, url};
@@ -125,4 +128,52 @@ async fn a_renewed_credentials_file_is_used_when_the_old_one_expires() {
     client.enqueue(Ping).await.expect("connected with the new one");
     let error = refused(to(broker.url()).jwt(old.jwt, old.seed)).await;
     assert!(error.is_permission(), "with the old one, it would not be: {error:?}");
+}
+
+#[tokio::test]
+async fn a_worker_keeps_its_job_when_its_credentials_expire_and_are_renewed() {
+    let (broker, account) = Account::start().await;
+    let end = SystemTime::now() + Duration::from_secs(3);
+    let folder = tempfile::tempdir().expect("a folder");
+    let old = account.user_until(end);
+    let file = old.write(folder.path());
+    // So short that the job would go to another long before it ends, were its lease not kept.
+    let mut config = QueueConfig::default();
+    config.ack_wait = Duration::from_secs(2);
+    let client = Client::connect(to(broker.url()).creds_file(&file)).await.expect("connects");
+    let client = client.with_queue_config(config);
+    let (runs, may_end) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
+    let (seen, gate) = (runs.clone(), may_end.clone());
+    let handler = move |_: Ping, _: JobContext| {
+        let (seen, gate) = (seen.clone(), gate.clone());
+        async move {
+            seen.fetch_add(1, Ordering::SeqCst);
+            gate.notified().await;
+            Ok::<_, JobError>(())
+        }
+    };
+    let worker = Worker::builder(&client).handle(handler).build().expect("valid");
+    let worker = worker.start().await.expect("starts");
+    let job = client.enqueue(Ping).await.expect("stored");
+    eventually("the job runs", || async { runs.load(Ordering::SeqCst) == 1 }).await;
+
+    assert_eq!(account.user().write(folder.path()), file);
+    let long_after = end + Duration::from_secs(5);
+    eventually("the end of the first JWT, and more than twice ack_wait", || async {
+        SystemTime::now() > long_after
+    })
+    .await;
+    let error = refused(to(broker.url()).jwt(old.jwt, old.seed)).await;
+    assert!(error.is_permission(), "the first JWT is good no more: {error:?}");
+    may_end.notify_one();
+    let completion = job.completion_within(Duration::from_secs(10)).await.expect("it ends");
+    assert_eq!((completion.status, completion.attempt), (Status::Done, 1));
+    eventually("it is settled", || async {
+        client.queue_info(&Queue::default()).await.is_ok_and(|info| info.jobs == 0)
+    })
+    .await;
+    worker.drain().await;
+    assert_eq!(runs.load(Ordering::SeqCst), 1, "it ran once");
+    let all = client.completions_of(&Queue::default(), None, job.id()).await.expect("read");
+    assert_eq!(all.len(), 1);
 }

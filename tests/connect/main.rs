@@ -3,12 +3,14 @@
 mod certs;
 mod commands;
 mod contexts;
+mod deploy;
 mod files;
 mod jwts;
 mod logins;
 mod rights;
 mod secrets;
 mod servers;
+mod site;
 mod support;
 mod tls;
 mod verbs;

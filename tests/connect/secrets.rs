@@ -1,14 +1,21 @@
 //! No secret is shown: not by `Debug`, not by an error and its causes, not by the command.
 
+use std::io::Read;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
 use nkeys::KeyPair;
-use tidemill::ConnectOptions;
+use rustix::process::{Pid, Signal, kill_process};
+use tidemill::embedded::Broker;
+use tidemill::{Client, ConnectOptions, JobHandle, NewJob};
 
 use crate::commands::tidemill;
 use crate::contexts::Contexts;
 use crate::jwts::Account;
-use crate::support::{refused, server, to, told, url};
+use crate::support::{connects, refused, server, to, told, url};
 
 const SECRET: &str = "hush4711";
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[track_caller]
 fn hides(secret: &str, shown: &str) {
@@ -99,4 +106,101 @@ async fn the_command_shows_none_even_when_it_says_everything() {
         assert!(!shown.is_empty());
         hides(SECRET, &String::from_utf8_lossy(&shown));
     }
+}
+
+/// Runs a worker that logs everything until `is_done`, drains it, and gives what it said.
+async fn said_by_worker(
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+    is_done: impl AsyncFn() -> bool,
+) -> String {
+    let contexts = Contexts::new();
+    let arguments = [&["work"], arguments].concat();
+    let environment = [environment, &[("RUST_LOG", "trace"), ("PATH", "/usr/bin:/bin")]].concat();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.env_clear().env("HOME", contexts.home()).env("XDG_CONFIG_HOME", contexts.home());
+    command.envs(environment).args(arguments).stdin(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let (mut out, mut err) = (child.stdout.take().expect("piped"), child.stderr.take());
+    let readers = [
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = out.read_to_end(&mut text);
+            text
+        }),
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = err.take().expect("piped").read_to_end(&mut text);
+            text
+        }),
+    ];
+    let deadline = Instant::now() + PATIENCE;
+    while !is_done().await && child.try_wait().expect("waits").is_none() {
+        assert!(Instant::now() < deadline, "the worker neither did its part nor ended");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("an id");
+    // It may have ended by itself.
+    let _ = kill_process(id, Signal::TERM);
+    child.wait().expect("ends");
+    let said: Vec<u8> = readers.into_iter().flat_map(|one| one.join().expect("read")).collect();
+    String::from_utf8_lossy(&said).into_owned()
+}
+
+#[tokio::test]
+async fn a_worker_that_logs_everything_shows_none() {
+    let broker = server(r#"authorization { users: [{ user: "me", password: "hush4711" }] }"#).await;
+    let client = connects(to(broker.url()).user_password("me", SECRET)).await;
+    let job: JobHandle = client.enqueue(NewJob::raw("greet", "{}")).await.expect("stored");
+    let has_ended = async || job.completion_within(Duration::from_millis(10)).await.is_ok();
+    let in_url = url(&broker, "nats", "me:hush4711@");
+    let said = said_by_worker(&["--exec", "greet=cat"], &[("NATS_URL", &in_url)], has_ended).await;
+    assert!(said.contains("TRACE") && said.contains(job.id().as_str()), "it logs: {said}");
+    hides(SECRET, &said);
+
+    let key = KeyPair::new_user();
+    let seed = key.seed().expect("a seed");
+    let nkey = format!("authorization {{ users: [{{ nkey: {} }}] }}", key.public_key());
+    broker.reload(nkey).await.expect("reloaded");
+    let client = connects(to(broker.url()).nkey(&seed)).await;
+    let job = client.enqueue(NewJob::raw("greet", "{}")).await.expect("stored");
+    let has_ended = async || job.completion_within(Duration::from_millis(10)).await.is_ok();
+    let environment = [("NATS_URL", broker.url()), ("NATS_NKEY", &*seed)];
+    let said = said_by_worker(&["--exec", "greet=cat"], &environment, has_ended).await;
+    assert!(said.contains("TRACE"), "it logs: {said}");
+    hides(&seed, &said);
+}
+
+#[tokio::test]
+async fn stores_and_publishers_show_none() {
+    let broker = Broker::start().await.expect("a broker");
+    let store = "postgres://me:hush4711@127.0.0.1:1/agent";
+    let publisher = "redis://me:hush4711@127.0.0.1:1/0#events";
+    let environment = [("NATS_URL", broker.url())];
+    let never = async || false;
+    for arguments in [["--run-store", store], ["--event-publisher", publisher]] {
+        let said = said_by_worker(&arguments, &environment, never).await;
+        assert!(said.contains("error"), "nobody listens there: {said}");
+        hides(SECRET, &said);
+    }
+}
+
+#[tokio::test]
+async fn an_embedded_broker_shows_nothing_of_its_configuration() {
+    let login = r#"authorization { users: [{ user: "me", password: "hush4711" }] }"#;
+    let with = |options: ConnectOptions| options.user_password("me", SECRET);
+    let builder = Broker::builder().config(login).connect_with(with);
+    hides(SECRET, &format!("{builder:?}"));
+    let broker = builder.start().await.expect("a broker");
+    hides(SECRET, &format!("{broker:?} {}", broker.log_tail(100)));
+    let client = Client::connect(with(to(broker.url()))).await.expect("connects");
+    hides(SECRET, &format!("{client:?}"));
+
+    let broken =
+        Broker::builder().config(r#"authorization { users: [{ user: "me", password: "hush4711" }"#);
+    let error = broken.start().await.expect_err("not closed");
+    hides(SECRET, &format!("{error:?} {}", told(&error)));
+    let error = broker.reload(r#"authorization { password: "hush4711", nonsense: true }"#).await;
+    let error = error.expect_err("no such field");
+    hides(SECRET, &format!("{error:?} {}", told(&error)));
 }

@@ -7,7 +7,9 @@ use clap::{ArgMatches, Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{bench, cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work};
+use crate::{
+    bench, cron, dead, demo, dev, enqueue, import, job, nkeys, queue, results, setup, work,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -86,6 +88,8 @@ pub(crate) enum Command {
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
     Dead(dead::DeadArgs),
+    /// Make a key for each user of a server's configuration
+    Nkeys(nkeys::NkeysArgs),
     /// Measure how fast jobs go through
     Bench(bench::BenchArgs),
 }

@@ -16,6 +16,7 @@ mod http;
 mod import;
 mod job;
 mod login;
+mod nkeys;
 mod options;
 mod output;
 mod queue;
@@ -82,5 +83,6 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(args) => queue::run(&global, args).await,
         Command::Results(args) => results::run(&global, args).await,
         Command::Dead(args) => dead::run(&global, args).await,
+        Command::Nkeys(args) => nkeys::run(&global, &args),
     }
 }

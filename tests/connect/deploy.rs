@@ -1,0 +1,550 @@
+//! The configuration in `deploy/nats`: what each role may do works, and all else is refused by name, at
+//! once. By the library, by the command, and by clients that would do harm.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, TryStreamExt};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tidemill::{
+    Client, CronJob, CronName, DeadFilter, Error, Handler, Job, JobContext, JobError, JobFilter,
+    JobId, NewJob, Priority, Queue, RecordFilter, Running, Since, Status, Worker,
+};
+use tokio::time::timeout;
+
+use crate::commands::tidemill;
+use crate::contexts::Contexts;
+use crate::site::Role::{Mail, Observer, Operator, Other, Producer, Provisioner, System};
+use crate::site::{Deed, Raw, Role, Site};
+use crate::support::{Ping, eventually, says};
+
+/// Less than a request may take: a missing right is no timeout.
+const AT_ONCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The worker's role; `Worker` is the library's.
+const WORKER: Role = Role::Worker;
+
+type Done<'a> = Pin<Box<dyn Future<Output = tidemill::Result<()>> + 'a>>;
+/// A verb, called by a role whose name is part of the ids that it may change.
+type Call = for<'a> fn(&'a Client, &'a str) -> Done<'a>;
+
+macro_rules! verb {
+    ($name:literal, $allowed:expr, |$client:ident, $role:ident| $call:expr) => {
+        (
+            $name,
+            &$allowed as &[Role],
+            (|$client, $role| Box::pin(async move { $call.map(drop) })) as Call,
+        )
+    };
+}
+
+fn queue() -> Queue {
+    Queue::default()
+}
+
+fn id(state: &str, role: &str) -> JobId {
+    JobId::new(format!("{state}-{role}")).expect("valid")
+}
+
+fn entry(role: &str) -> CronName {
+    CronName::new(format!("tick-{role}")).expect("valid")
+}
+
+fn extra(role: &str) -> Queue {
+    Queue::new(format!("extra-{role}")).expect("valid")
+}
+
+#[derive(Serialize, Deserialize)]
+struct SendEmail {}
+
+impl Job for SendEmail {
+    const KIND: &'static str = "send_email";
+}
+
+fn mail() -> NewJob {
+    NewJob::new(&SendEmail {})
+}
+
+/// What is called, and who may.
+fn verbs() -> Vec<(&'static str, &'static [Role], Call)> {
+    const LOOK: [Role; 3] = [WORKER, Operator, Observer];
+    vec![
+        verb!("enqueue", [Producer, WORKER, Operator], |client, _role| {
+            client.enqueue(Ping).await
+        }),
+        verb!("enqueue mail", [Producer, Mail, WORKER, Operator], |client, _role| {
+            client.enqueue(mail().priority(Priority::Low)).await
+        }),
+        verb!("enqueue critical mail", [Producer, WORKER, Operator], |client, _role| {
+            client.enqueue(mail().priority(Priority::Critical)).await
+        }),
+        verb!("enqueue to another queue", [], |client, _role| {
+            client.enqueue(mail().queue("images")).await
+        }),
+        verb!("enqueue_all", [Producer, WORKER, Operator], |client, _role| {
+            client.enqueue_all([Ping, Ping, Ping]).await
+        }),
+        verb!("enqueue_many", [Producer, WORKER, Operator], |client, _role| {
+            client.enqueue_many([Ping, Ping, Ping]).await.into_iter().collect::<Result<Vec<_>, _>>()
+        }),
+        verb!("import", [Producer, WORKER, Operator], |client, role| {
+            let jobs = (0..3).map(|position| (position, NewJob::new(&Ping)));
+            let outcomes = client.import(role)?.put(jobs).await;
+            outcomes.into_iter().collect::<Result<Vec<_>, _>>()
+        }),
+        verb!("plan_queue", [WORKER, Operator, Provisioner, Observer], |client, _role| {
+            client.plan_queue(&queue()).await
+        }),
+        verb!("ensure_queue", [Provisioner], |client, role| {
+            client.ensure_queue(&extra(role)).await
+        }),
+        verb!("remove_queue", [Provisioner], |client, role| {
+            client.remove_queue(&extra(role)).await
+        }),
+        verb!("queues", [Operator, Provisioner, Observer], |client, _role| client.queues().await),
+        verb!("queue_info", [WORKER, Operator, Provisioner, Observer], |client, _role| {
+            client.queue_info(&queue()).await
+        }),
+        verb!("jobs", LOOK, |client, _role| {
+            client.jobs(JobFilter::queue(queue())).try_collect::<Vec<_>>().await
+        }),
+        verb!("job", LOOK, |client, role| { client.job(&queue(), None, &id("waits", role)).await }),
+        verb!("running", [Operator, Observer], |client, _role| client.running(&queue()).await),
+        verb!("completions_of", LOOK, |client, _role| {
+            client.completions_of(&queue(), None, &id("buried", "mail")).await
+        }),
+        verb!("completions", LOOK, |client, _role| {
+            let all = RecordFilter::queue(queue()).since(Since::Start);
+            Box::pin(client.completions(all).await?).try_next().await
+        }),
+        verb!("attempts", LOOK, |client, _role| {
+            let all = RecordFilter::queue(queue()).since(Since::Start);
+            Box::pin(client.attempts(all).await?).try_next().await
+        }),
+        verb!("timers", LOOK, |client, _role| client.timers(&queue(), None).await),
+        verb!("cron list", LOOK, |client, _role| client.cron().list(&queue()).await),
+        verb!("dead_letters", [Operator, Observer], |client, _role| {
+            client.dead_letters(DeadFilter::queue(queue())).try_collect::<Vec<_>>().await
+        }),
+        verb!("watch", [Operator, Observer], |client, role| {
+            let job = client.job(&queue(), None, &id("waits", role)).await?.remove(0);
+            let mut events = Box::pin(client.watch(&job).await?);
+            match timeout(Duration::from_millis(300), events.next()).await {
+                Ok(Some(event)) => event.map(drop),
+                Ok(None) | Err(_) => Ok(()),
+            }
+        }),
+        verb!("cancel", [Operator], |client, role| {
+            client.cancel(&queue(), None, &id("waits", role), "not wanted").await
+        }),
+        verb!("set_priority", [Operator], |client, role| {
+            client.set_priority(&queue(), None, &id("moves", role), Priority::Low).await
+        }),
+        verb!("run_now", [Operator], |client, role| {
+            client.run_now(&queue(), None, &id("later", role)).await
+        }),
+        verb!("pause", [Operator], |client, _role| client.pause(&queue(), None, None).await),
+        verb!("resume", [Operator], |client, _role| client.resume(&queue(), None).await),
+        verb!("retry_dead", [Operator], |client, role| {
+            let letter = client.dead_letter(&queue(), &id("buried", role)).await?;
+            client.retry_dead(&letter).await
+        }),
+        verb!("discard_dead", [Operator], |client, role| {
+            let letter = client.dead_letter(&queue(), &id("spoilt", role)).await?;
+            client.discard_dead(&letter).await
+        }),
+        verb!("cron add", [Operator], |client, role| {
+            let daily = "@daily".parse()?;
+            client.cron().add(CronJob::new(format!("new-{role}"), daily, Ping)).await
+        }),
+        verb!("cron pause", [Operator], |client, role| {
+            client.cron().pause(&queue(), &entry(role)).await
+        }),
+        verb!("cron remove", [Operator], |client, role| {
+            client.cron().remove(&queue(), &entry(role)).await
+        }),
+        verb!("purge", [Operator], |client, _role| client.purge(&queue(), None).await),
+    ]
+}
+
+/// A worker that buries what it gets, and parks what is to run later.
+async fn start_burying(site: &Site) -> Running {
+    let discard = |_: Ping, _: JobContext| async { Err::<(), _>(JobError::discard("no")) };
+    let client = site.client(WORKER).await;
+    let worker = Worker::builder(&client).park_over(Duration::from_secs(1));
+    worker.handler(Handler::new(discard)).build().expect("valid").start().await.expect("starts")
+}
+
+/// For each role, jobs in all the states that the verbs need.
+async fn prepare(site: &Site) {
+    let operator = site.client(Operator).await;
+    let worker = start_burying(site).await;
+    for role in Role::ALL {
+        let name = role.name();
+        for state in ["buried", "spoilt"] {
+            let job = operator.enqueue(Ping).id(id(state, name)).await.expect("stored");
+            let end = job.completion_within(PATIENCE).await.expect("it ends");
+            assert_eq!(end.status, Status::Dead);
+        }
+        let hour = Duration::from_secs(3600);
+        operator.enqueue(Ping).id(id("later", name)).delay(hour).await.expect("stored");
+        let yearly = "@yearly".parse().expect("valid");
+        let entry = CronJob::new(entry(name).as_str(), yearly, Ping);
+        operator.cron().add(entry).await.expect("added");
+    }
+    eventually("all that are for later are parked", || async {
+        let info = operator.queue_info(&queue()).await.expect("there");
+        info.timers == Role::ALL.len() as u64 && info.jobs == 0
+    })
+    .await;
+    worker.drain().await;
+    for role in Role::ALL {
+        for state in ["waits", "moves"] {
+            operator.enqueue(Ping).id(id(state, role.name())).await.expect("stored");
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_role_may_do_what_it_is_for_and_nothing_else() {
+    let site = Site::with_queue("").await;
+    prepare(&site).await;
+    let mut clients = Vec::new();
+    for role in Role::ALL {
+        clients.push((role, site.client(role).await));
+    }
+    let mut wrong = Vec::new();
+    for (verb, allowed, call) in verbs() {
+        // Who may not goes first, so that there is something that could be done.
+        clients.sort_by_key(|(role, _)| allowed.contains(role));
+        for (role, client) in &clients {
+            let begun = Instant::now();
+            let done = timeout(PATIENCE, call(client, role.name())).await;
+            let is_named = |error: &Error| {
+                error.is_permission() && error.to_string().contains("no permission to ")
+            };
+            match (allowed.contains(role), done) {
+                (true, Ok(Ok(()))) => {}
+                (false, Ok(Err(error))) if is_named(&error) && begun.elapsed() < AT_ONCE => {}
+                (_, done) => {
+                    wrong.push(format!("{role:?}, {verb}, after {:?}: {done:?}", begun.elapsed()))
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn run(site: &Site, role: Role, arguments: &[&str]) -> (i32, String) {
+    let environment = site.environment(role);
+    let environment: Vec<_> =
+        environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let output = tidemill(&Contexts::new(), arguments, &environment).output().expect("runs");
+    let code = output.status.code().expect("no signal ended it");
+    (code, String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[tokio::test]
+async fn the_command_does_for_each_role_what_it_is_for() {
+    let site = Site::with_queue("").await;
+    let table: [(&[&str], &[Role]); 9] = [
+        (&["setup", "--dry-run"], &[WORKER, Operator, Provisioner, Observer]),
+        (&["setup", "extra"], &[Provisioner]),
+        (&["enqueue", "default", "ping"], &[Producer, WORKER, Operator]),
+        (&["enqueue", "default", "send_email"], &[Producer, Mail, WORKER, Operator]),
+        (&["job", "ls"], &[WORKER, Operator, Observer]),
+        (&["dead", "ls"], &[Operator, Observer]),
+        (&["queue", "info"], &[WORKER, Operator, Provisioner, Observer]),
+        (&["queue", "pause"], &[Operator]),
+        (&["cron", "add", "tick", "default", "ping", "{}", "--schedule", "@daily"], &[Operator]),
+    ];
+    let mut wrong = Vec::new();
+    for (arguments, allowed) in table {
+        let mut roles = Role::ALL;
+        roles.sort_by_key(|role| allowed.contains(role));
+        for role in roles {
+            let (code, told) = run(&site, role, arguments);
+            let is_named = told.contains("no permission to ") && told.contains("needed for");
+            let is_right = match allowed.contains(&role) {
+                true => code == 0,
+                false => code == 4 && is_named,
+            };
+            if !is_right {
+                wrong.push(format!("{role:?} {arguments:?} ends with {code}: {told}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    for role in [Producer, Mail] {
+        let (code, told) = run(&site, role, &["work", "--exec", "ping=cat"]);
+        assert_eq!(code, 4, "{role:?}: {told}");
+    }
+}
+
+/// A worker that does all that it gets, and says so.
+async fn start_working(site: &Site) -> Running {
+    let send = |_: SendEmail, _: JobContext| async { Ok::<_, JobError>("sent") };
+    let client = site.client(WORKER).await;
+    Worker::builder(&client).handle(send).build().expect("valid").start().await.expect("starts")
+}
+
+#[tokio::test]
+async fn jobs_of_producers_elsewhere_are_worked_and_their_ends_seen_by_who_may() {
+    // Once with acks as they are by default, once in their second form.
+    for more in ["", "feature_flags { js_ack_fc_v2: true }"] {
+        let site = Site::with_queue(more).await;
+        if !more.is_empty() {
+            assert_second_form(&site).await;
+        }
+        let worker = start_working(&site).await;
+        let operator = site.client(Operator).await;
+        let observer = site.client(Observer).await;
+        let all = RecordFilter::queue(queue()).since(Since::Start);
+        let mut seen = Box::pin(observer.completions(all).await.expect("may look"));
+
+        let mail_client = site.client(Mail).await;
+        let job = mail_client.enqueue(mail().id("m1")).await.expect("stored");
+        let end = job.completion_within(PATIENCE).await.expect("seen by who enqueued it");
+        assert_eq!(end.result::<String>().expect("text").as_deref(), Some("sent"));
+        let producer = site.client(Producer).await;
+        let jobs = (0..300).map(|_| mail());
+        for job in producer.enqueue_many(jobs).await {
+            job.expect("stored");
+        }
+        for _ in 0..301 {
+            let completion = timeout(PATIENCE, seen.try_next()).await.expect("in time");
+            let completion = completion.expect("may look").expect("goes on");
+            assert_eq!((completion.status, completion.attempt), (Status::Done, 1));
+        }
+        eventually("all are settled", || async {
+            let info = operator.queue_info(&queue()).await.expect("may look");
+            info.jobs == 0 && info.results == 301
+        })
+        .await;
+        worker.drain().await;
+    }
+}
+
+/// That the broker's subjects for acks really are of the second form.
+async fn assert_second_form(site: &Site) {
+    site.client(Producer).await.enqueue(mail()).await.expect("stored");
+    let raw = site.raw(WORKER).await;
+    let pull = "$JS.API.CONSUMER.MSG.NEXT.TIDEMILL_JOBS_default.normal";
+    let inbox = raw.nats.new_inbox();
+    let mut jobs = raw.nats.subscribe(inbox.clone()).await.expect("may");
+    raw.nats.publish_with_reply(pull, inbox, r#"{"batch":1}"#.into()).await.expect("sent");
+    let job = timeout(PATIENCE, jobs.next()).await.expect("in time").expect("a job");
+    let ack = job.reply.expect("where to settle it");
+    assert!(ack.starts_with("$JS.ACK._."), "{ack}");
+    assert_eq!(ack.split('.').count(), 11, "{ack}");
+    let answer = raw.nats.request(ack, "+ACK".into()).await.expect("may settle it");
+    assert!(answer.status.is_none(), "{answer:?}");
+}
+
+#[tokio::test]
+async fn hostile_requests_are_refused() {
+    let site = Site::with_queue("").await;
+    // With bodies that are empty, so that none of those that are allowed does anything.
+    let table: [(Deed<'_>, &[Role]); 36] = [
+        (Deed::Publish("$JS.API.STREAM.DELETE.TIDEMILL_JOBS_none"), &[Provisioner]),
+        (Deed::Publish("$JS.API.STREAM.UPDATE.TIDEMILL_JOBS_none"), &[Provisioner]),
+        (Deed::Publish("$JS.API.STREAM.PURGE.TIDEMILL_JOBS_default"), &[Operator]),
+        (Deed::Publish("$JS.API.STREAM.PURGE.TIDEMILL_RESULTS_default"), &[]),
+        (Deed::Publish("$JS.API.STREAM.PURGE.TIDEMILL_DEAD_default"), &[]),
+        (Deed::Publish("$JS.API.STREAM.SNAPSHOT.TIDEMILL_JOBS_default"), &[]),
+        (Deed::Publish("$JS.API.STREAM.RESTORE.TIDEMILL_JOBS_default"), &[]),
+        (Deed::Publish("$JS.API.STREAM.LEADER.STEPDOWN.TIDEMILL_JOBS_default"), &[]),
+        (Deed::Publish("$JS.API.STREAM.MSG.DELETE.TIDEMILL_RESULTS_default"), &[]),
+        (Deed::Publish("$JS.API.STREAM.MSG.DELETE.TIDEMILL_JOBS_default"), &[Operator]),
+        (Deed::Publish("$JS.API.STREAM.MSG.GET.TIDEMILL_DEAD_default"), &[Operator]),
+        (Deed::Publish("$JS.API.DIRECT.GET.TIDEMILL_DEAD_default"), &[Operator]),
+        (Deed::Publish("$JS.API.DIRECT.GET.TIDEMILL_JOBS_default"), &[WORKER, Operator]),
+        (Deed::Publish("$JS.API.CONSUMER.CREATE.TIDEMILL_RESULTS_default"), &[]),
+        (Deed::Publish("$JS.API.CONSUMER.CREATE.TIDEMILL_RESULTS_none.x.y"), &[Provisioner]),
+        (Deed::Publish("$JS.API.CONSUMER.DURABLE.CREATE.TIDEMILL_JOBS_default.x"), &[]),
+        (Deed::Publish("$JS.API.CONSUMER.DELETE.TIDEMILL_JOBS_none.low"), &[Provisioner]),
+        (Deed::Publish("$JS.API.CONSUMER.RESET.TIDEMILL_JOBS_default.low"), &[]),
+        (Deed::Publish("$JS.API.CONSUMER.MSG.NEXT.TIDEMILL_JOBS_default.low"), &[WORKER]),
+        (Deed::Publish("$JS.API.CONSUMER.MSG.NEXT.TIDEMILL_JOBS_images.low"), &[]),
+        (Deed::Publish("$JS.ACK.TIDEMILL_JOBS_default.low.1.1.1.1.1"), &[WORKER]),
+        (Deed::Publish("$JS.ACK._.hash.TIDEMILL_JOBS_default.low.1.1.1.1.1"), &[WORKER]),
+        (Deed::Publish("$JS.ACK.TIDEMILL_JOBS_images.low.1.1.1.1.1"), &[]),
+        (Deed::Publish("$JS.ACK._.hash.TIDEMILL_JOBS_images.low.1.1.1.1.1"), &[]),
+        (Deed::Publish("$SYS.REQ.SERVER.PING"), &[]),
+        (Deed::Publish("$SYS.REQ.ACCOUNT.OTHER.CONNZ"), &[]),
+        (Deed::Publish("tidemill.results.default.k.i.r"), &[WORKER, Operator]),
+        (Deed::Publish("tidemill.dead.default.k.i.r"), &[WORKER]),
+        (Deed::Publish("tidemill.attempts.default.k.i.r"), &[WORKER]),
+        (Deed::Publish("tidemill.timers.default.low.k.i.r"), &[WORKER, Operator]),
+        (Deed::Publish("tidemill.cron.default.low.k.n"), &[Operator]),
+        (Deed::Publish("tidemill.ctl.default.cancel"), &[Operator]),
+        (Deed::Publish("tidemill.jobs.images.low.k"), &[]),
+        (Deed::Publish("JS.tidemill.STREAM.DELETE.TIDEMILL_JOBS_default"), &[]),
+        (Deed::Publish("JS.tidemill.STREAM.MSG.GET.TIDEMILL_JOBS_default"), &[Observer]),
+        (Deed::Publish("_INBOX_operator.forged"), &[]),
+    ];
+    let listening: [(Deed<'_>, &[Role]); 10] = [
+        (Deed::Subscribe(">"), &[]),
+        (Deed::Subscribe("_INBOX.>"), &[]),
+        (Deed::Subscribe("_R_.>"), &[]),
+        (Deed::Subscribe("$JS.ACK.>"), &[]),
+        (Deed::Subscribe("$JS.API.>"), &[]),
+        (Deed::Subscribe("$SYS.>"), &[]),
+        (Deed::Subscribe("tidemill.jobs.>"), &[]),
+        (Deed::Subscribe("tidemill.dead.>"), &[]),
+        (Deed::Subscribe("tidemill.results.>"), &[Operator, Observer]),
+        (Deed::Subscribe("$JS.EVENT.ADVISORY.>"), &[Operator]),
+    ];
+    for role in Role::ALL {
+        let mut raw = site.raw(role).await;
+        for (deed, allowed) in table.iter().chain(&listening) {
+            assert_eq!(raw.may(*deed).await, allowed.contains(&role), "{role:?}: {deed:?}");
+        }
+        // Each has an inbox of its own, and no other's.
+        for other in Role::ALL {
+            let inbox = format!("{}.>", other.inbox());
+            let may = raw.may(Deed::Subscribe(&inbox)).await;
+            assert_eq!(may, role == other, "{role:?}: {inbox}");
+        }
+    }
+}
+
+/// How many messages each of the queue's streams holds.
+async fn held(operator: &Raw) -> [u64; 5] {
+    let mut all = [0; 5];
+    for (count, stream) in all.iter_mut().zip(["JOBS", "RESULTS", "ATTEMPTS", "DEAD", "TIMERS"]) {
+        let subject = format!("$JS.API.STREAM.INFO.TIDEMILL_{stream}_default");
+        let answer = operator.nats.request(subject, "".into()).await.expect("an answer");
+        let info: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        *count = info["state"]["messages"].as_u64().expect("a stream");
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_forged_reply_subject_writes_nothing_from_another_account() {
+    let site = Site::with_queue("").await;
+    let operator = site.raw(Operator).await;
+    let mut answers = operator.nats.subscribe("_INBOX_operator.forged").await.expect("may");
+    let forged = [
+        "tidemill.results.default.send_email.i.r",
+        "tidemill.attempts.default.send_email.i.r",
+        "tidemill.dead.default.send_email.i.r",
+        "tidemill.timers.default.low.send_email.i.r",
+        "tidemill.cron.default.low.send_email.n",
+        "tidemill.jobs.default.critical.other.i",
+        "$JS.API.STREAM.PURGE.TIDEMILL_JOBS_default",
+        "$JS.API.STREAM.DELETE.TIDEMILL_DEAD_default",
+        "_INBOX_operator.forged",
+    ];
+    let mut sent = 0;
+    for role in [Producer, Mail] {
+        let raw = site.raw(role).await;
+        for (n, reply) in forged.iter().enumerate() {
+            let subject = format!("tidemill.jobs.default.low.send_email.{}-{n}", role.name());
+            raw.nats.publish_with_reply(subject, *reply, "{}".into()).await.expect("sent");
+            sent += 1;
+        }
+        eventually("the jobs, and nothing else", || async {
+            held(&operator).await == [sent, 0, 0, 0, 0]
+        })
+        .await;
+    }
+    assert!(timeout(Duration::from_millis(200), answers.next()).await.is_err(), "nothing came");
+
+    // Why producers are not in the account of the queue: from there it does write.
+    let worker = site.raw(WORKER).await;
+    let job = "tidemill.jobs.default.low.send_email.inside";
+    worker.nats.publish_with_reply(job, forged[2], "{}".into()).await.expect("sent");
+    eventually("a confirmation among the dead letters", || async {
+        held(&operator).await == [sent + 1, 0, 0, 1, 0]
+    })
+    .await;
+    let letters = site.client(Operator).await.dead_letters(DeadFilter::queue(queue()));
+    let letters: Vec<_> = letters.try_collect().await.expect("may look");
+    assert!(letters.is_empty(), "but it counts for none: {letters:?}");
+}
+
+async fn finds(client: &Client, id: &str) -> bool {
+    let id = JobId::new(id).expect("valid");
+    client.job(&queue(), None, &id).await.is_ok_and(|jobs| !jobs.is_empty())
+}
+
+#[tokio::test]
+async fn another_tenant_sees_and_reaches_nothing_of_ours() {
+    let site = Site::with_queue("").await;
+    let other = site.client(Other).await;
+    assert!(other.queues().await.expect("its own").is_empty());
+    let raw = site.raw(Other).await;
+    let mut spy = raw.nats.subscribe(">").await.expect("its own");
+    let operator = site.client(Operator).await;
+    operator.enqueue(Ping).id("ours").await.expect("stored");
+    let producer = site.client(Producer).await;
+    producer.enqueue(Ping).await.expect("stored");
+    assert!(timeout(Duration::from_millis(200), spy.next()).await.is_err(), "it hears nothing");
+
+    // The same names are other streams there, once nobody answers for all subjects.
+    spy.unsubscribe().await.expect("sent");
+    raw.nats.request("$JS.API.INFO", "".into()).await.expect("an answer, and so seen");
+    other.enqueue(Ping).id("theirs").await.expect("in a queue of its own");
+    assert!(finds(&operator, "ours").await && !finds(&operator, "theirs").await);
+    assert!(finds(&other, "theirs").await && !finds(&other, "ours").await);
+    other.purge(&queue(), None).await.expect("its own");
+    other.remove_queue(&queue()).await.expect("its own");
+    let info = operator.queue_info(&queue()).await.expect("ours is there");
+    assert_eq!(info.jobs, 2);
+
+    // Nor does who runs the server.
+    let system = site.client(System).await;
+    let error = system.queues().await.expect_err("it has no JetStream");
+    assert!(error.is_unsupported() || error.is_unavailable() || error.is_permission(), "{error:?}");
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_or_no_key_is_refused() {
+    let site = Site::start("").await;
+    let seed = nkeys::KeyPair::new_user().seed().expect("a seed");
+    let stranger = Client::connect(site.options(WORKER).nkey(seed)).await.expect_err("unknown");
+    assert!(stranger.is_permission(), "{stranger:?}");
+    let bare = crate::support::to(site.broker.url()).root_ca(site.authority.ca());
+    let bare = Client::connect(bare).await.expect_err("no certificate");
+    assert!(bare.is_permission(), "{bare:?}");
+    says(&bare, &["wants a client certificate"]);
+}
+
+/// Whether any file below a folder holds this text.
+fn holds(folder: &std::path::Path, text: &str) -> bool {
+    let entries = std::fs::read_dir(folder).expect("a folder").flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        if path.is_dir() {
+            return holds(&path, text);
+        }
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    })
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_in_the_clear() {
+    const PLAIN: &str = "plaintext4711";
+    let payload = || NewJob::raw("send_email", format!("\"{PLAIN}\"")).header("X-Tenant", PLAIN);
+    let site = Site::with_queue("").await;
+    let operator = site.client(Operator).await;
+    operator.enqueue(payload()).await.expect("stored, and synced");
+    assert!(site.store().is_dir());
+    assert!(!holds(&site.store(), PLAIN));
+    site.broker.restart().await.expect("it reads what it has encrypted");
+    let jobs = site.client(Operator).await.jobs(JobFilter::queue(queue()));
+    let jobs: Vec<_> = jobs.try_collect().await.expect("may look");
+    assert_eq!(jobs.len(), 1);
+
+    // It would be found.
+    let open = tidemill::embedded::Broker::builder().jetstream_config("sync_interval: always");
+    let open = open.start().await.expect("a broker");
+    let client = Client::connect(crate::support::to(open.url())).await.expect("connects");
+    client.enqueue(payload()).await.expect("stored");
+    assert!(holds(open.data_dir(), PLAIN));
+}
