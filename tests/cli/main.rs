@@ -13,6 +13,7 @@ mod job;
 mod output;
 mod queue;
 mod results;
+mod sealed;
 mod setup;
 mod stop;
 mod support;

@@ -7,6 +7,7 @@ use clap::{ArgMatches, Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
+use crate::keys::{self, KeyArgs};
 use crate::{bench, cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work};
 
 const AFTER_HELP: &str = "\
@@ -52,13 +53,16 @@ pub(crate) struct Global {
     pub(crate) namespace: Namespace,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 impl Global {
     /// A client by the connection flags.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let keys = self.keys.read()?;
         let client = Client::connect(self.connect.options()?).await?;
-        Ok(client.with_namespace(self.namespace.clone()))
+        Ok(keys.give(client.with_namespace(self.namespace.clone())))
     }
 }
 
@@ -86,6 +90,10 @@ pub(crate) enum Command {
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
     Dead(dead::DeadArgs),
+    /// Make keys by which payloads are sealed
+    Seal(keys::SealArgs),
+    /// Make keys by which jobs are signed
+    Sign(keys::SignArgs),
     /// Measure how fast jobs go through
     Bench(bench::BenchArgs),
 }

@@ -15,6 +15,7 @@ mod exit;
 mod http;
 mod import;
 mod job;
+mod keys;
 mod login;
 mod options;
 mod output;
@@ -82,5 +83,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(args) => queue::run(&global, args).await,
         Command::Results(args) => results::run(&global, args).await,
         Command::Dead(args) => dead::run(&global, args).await,
+        Command::Seal(args) => keys::seal(&global, args),
+        Command::Sign(args) => keys::sign(&global, args),
     }
 }
