@@ -7,11 +7,12 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{self, Stream, TryStreamExt};
 
 use crate::broker::{Start, Stored};
-use crate::client::{Client, JobHandle, Ready};
+use crate::client::{Client, JobHandle, Ready, sealed_with};
 use crate::error::{Error, ErrorKind, Result};
+use crate::outcome::BuryReason;
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::{
-    AttemptRecord, Completion, DeadInfo, Headers, RecordKey, RecordKind, Status, name,
+    AttemptRecord, Completion, DeadInfo, Headers, RecordKey, RecordKind, Status, Unvouched, name,
     parse_record, record_filter, record_subject,
 };
 
@@ -121,9 +122,12 @@ impl Client {
     }
 
     /// Puts a dead letter's job back into its lane, as a new run with all its attempts; what is on
-    /// record of the old run stays. Repeating it does not double the job.
+    /// record of the old run stays. Repeating it does not double the job. A job that was signed is
+    /// signed anew, by this client's key. One that nobody vouched for is put back as it came, for
+    /// workers that trust its signer by now.
     ///
     /// # Errors
+    /// `is_invalid` for a signed job where this client has no key to sign the new run with;
     /// `is_duplicate` where the job asks to be unique and another of its id is queued, `is_full`
     /// where the queue has no room; the letter stays then.
     pub async fn retry_dead(&self, letter: &DeadLetter) -> Result<JobHandle> {
@@ -134,7 +138,12 @@ impl Client {
                 letter.id
             )));
         }
-        let handle = self.store_once(letter.to_job()).await?;
+        let job = match letter.is_vouched_for() {
+            true => self.sign_new_run(letter.to_job())?,
+            // Nobody signs for another what none of the trusted keys has signed.
+            false => letter.to_job(),
+        };
+        let handle = self.store_once(job).await?;
         if handle.is_duplicate() {
             return Err(Error::new(
                 ErrorKind::Duplicate,
@@ -226,6 +235,21 @@ impl Client {
 }
 
 impl DeadLetter {
+    /// The id of the key that the payload is sealed with, if it is.
+    pub fn sealed_with(&self) -> Option<String> {
+        sealed_with(&self.headers)
+    }
+
+    /// The payload, opened with this client's keys where it is sealed.
+    ///
+    /// # Errors
+    /// `is_invalid` where they do not open it.
+    pub fn open(&self, client: &Client) -> Result<Bytes> {
+        let id = self.info.unvouched.as_ref().map_or(&self.id, |claimed| &claimed.id);
+        let key = RecordKey { id: id.clone(), ..self.key() };
+        client.open_job(&key, &self.headers, &self.payload)
+    }
+
     fn key(&self) -> RecordKey {
         RecordKey {
             queue: self.queue.clone(),
@@ -233,6 +257,13 @@ impl DeadLetter {
             id: self.id.clone(),
             run: self.run.clone(),
         }
+    }
+
+    fn is_vouched_for(&self) -> bool {
+        self.info.unvouched.is_none()
+            && ![BuryReason::Unsigned, BuryReason::BadSignature]
+                .into_iter()
+                .any(|reason| reason.as_str() == self.info.reason)
     }
 
     /// The job that retries it. Its run is derived from the letter, so that repeating is harmless.
@@ -245,17 +276,22 @@ impl DeadLetter {
             name::CREATED_AT,
             name::PROMOTED,
         ];
-        let run = RunId::of_dead_letter(self.sequence);
         let mut headers = self.headers.for_copy();
-        for name in OF_THE_OLD_RUN {
-            headers.remove(name);
-        }
+        let (id, run) = match &self.info.unvouched {
+            Some(Unvouched { id, run, .. }) => (id.clone(), run.clone()),
+            None => {
+                for name in OF_THE_OLD_RUN {
+                    headers.remove(name);
+                }
+                (self.id.clone(), RunId::of_dead_letter(self.sequence))
+            }
+        };
         headers.set(name::RUN, run.as_str());
         Ready {
             queue: self.queue.clone(),
             priority: self.info.priority,
             kind: self.kind.clone(),
-            id: self.id.clone(),
+            id,
             run,
             headers,
             payload: self.payload.clone(),

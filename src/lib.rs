@@ -50,21 +50,24 @@
 //! | `client` | enqueue, await, follow |
 //! | `embedded` | finds, installs, starts, watches and ends a private nats-server |
 //! | `broker` | the one door to NATS: connection, publish, pull, read, provision |
+//! | `seal`, `sign` | payloads that only those read who have a key; jobs that a key vouches for: pure |
 //! | `schedule` | cron patterns and intervals, and when the broker runs them: pure |
 //! | `topology`, `wire` | streams and consumers; subjects, headers, records: pure |
 //! | `outcome`, `retry`, `priority`, `kind`, `token`, `error` | the domain: pure |
 //!
 //! # Life of a job
 //!
-//! 1. **Enqueue** stores it in its lane's subject of the queue's jobs stream. An enqueue whose answer
-//!    is lost is sent again under a guard that lets the same run in once.
+//! 1. **Enqueue** stores it in its lane's subject of the queue's jobs stream, sealed and signed where
+//!    the client has keys. An enqueue whose answer is lost is sent again under a guard that lets the
+//!    same run in once.
 //! 2. **Fetch**: each lane keeps one bounded pull open for what its buffer has room for; about a
 //!    quarter of a second of work, so that slow jobs are not hoarded.
-//! 3. **Admit**: what is not due, expired, unreadable, of an unknown kind or ended before is settled
+//! 3. **Admit**: what no trusted key vouches for, where the queue asks for that, is buried before
+//!    anything else. What is not due, expired, unreadable, of an unknown kind or ended before is settled
 //!    at once. A delivery that may not be the first is looked up: its completion and its ledger.
 //! 4. **Pick**: a free slot takes the next job weighted-first; see [`Weights::bound`].
-//! 5. **Run**, under a lease that is renewed every third of `ack_wait`, within its time, panics
-//!    caught.
+//! 5. **Run**, opened if it is sealed, under a lease that is renewed every third of `ack_wait`, within
+//!    its time, panics caught.
 //! 6. **Settle**: complete, retry, snooze, bury, cancel or release. First everything is on record,
 //!    each record with the broker's word for it; then the delivery is acked or given back. What is
 //!    put off for long becomes a timer of the broker's, and any worker brings it back when it is due.
@@ -102,6 +105,8 @@ mod outcome;
 mod priority;
 mod retry;
 mod schedule;
+mod seal;
+mod sign;
 mod token;
 mod topology;
 mod wire;
@@ -119,6 +124,9 @@ pub use outcome::{JobError, MAX_SNOOZES};
 pub use priority::{MAX_WEIGHT, Priority, Weights};
 pub use retry::{Backoff, DEFAULT_MAX_RETRIES, RetryPolicy};
 pub use schedule::Schedule;
+#[cfg(feature = "seal")]
+pub use seal::{SealKey, SealKeys};
+pub use sign::{SigningKey, TrustedKeys};
 pub use token::{
     CronName, JobId, Kind, MAX_CRON_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_TOKEN_BYTES, Namespace,
     Queue, RunId,
@@ -126,7 +134,7 @@ pub use token::{
 pub use topology::{Drift, QueueConfig, Storage};
 pub use wire::{
     AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Fired, Headers, PROTOCOL_VERSION,
-    RunningJob, Status,
+    RunningJob, Status, Unvouched,
 };
 pub use worker::{
     DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_PARK_OVER, DEFAULT_TIMEOUT,

@@ -140,10 +140,16 @@ pub(crate) enum BuryReason {
     WorkerLost,
     /// [`MAX_SNOOZES`] snoozes.
     SnoozedTooOften,
+    /// It is sealed, and the worker's keys do not open it.
+    Unsealable,
+    /// The queue takes signed jobs alone, and it is not signed.
+    Unsigned,
+    /// The same, and its signature is none of a trusted key for this job.
+    BadSignature,
 }
 
 impl BuryReason {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 11] = [
         Self::AttemptsExhausted,
         Self::Discarded,
         Self::Undecodable,
@@ -152,6 +158,9 @@ impl BuryReason {
         Self::UnknownKind,
         Self::WorkerLost,
         Self::SnoozedTooOften,
+        Self::Unsealable,
+        Self::Unsigned,
+        Self::BadSignature,
     ];
 
     /// The reason of that name, as records tell it.
@@ -169,6 +178,9 @@ impl BuryReason {
             Self::UnknownKind => "unknown_kind",
             Self::WorkerLost => "worker_lost",
             Self::SnoozedTooOften => "snoozed_too_often",
+            Self::Unsealable => "unsealable",
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad_signature",
         }
     }
 }

@@ -213,6 +213,17 @@ impl JobId {
         Self(format!("c-{name}-{number}").into())
     }
 
+    /// Whether this is the id of a firing of that entry, or of all of them.
+    pub(crate) fn is_of_cron(&self, name: &CronName) -> bool {
+        let Some(rest) = self.0.strip_prefix("c-").and_then(|id| id.strip_prefix(name.as_str()))
+        else {
+            return false;
+        };
+        let is_number =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        rest.is_empty() || rest.strip_prefix('-').is_some_and(is_number)
+    }
+
     /// Checks an id that a caller chose: a token without one of the beginnings that we derive.
     pub(crate) fn chosen(text: &str) -> Result<Self> {
         let id = Self::new(text)?;

@@ -7,7 +7,7 @@ const LAYERS: &[&[&str]] = &[
     &["error"],
     &["token"],
     &["priority", "kind", "retry", "outcome", "wire", "topology"],
-    &["schedule"],
+    &["schedule", "seal", "sign"],
     &["broker"],
     &["embedded", "client"],
     &["cron"],

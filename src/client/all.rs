@@ -218,7 +218,7 @@ impl Batch {
             if let Some(key) = job.key() {
                 keys.insert(index, key.to_owned());
             }
-            ready.push(job.finish().map_err(|error| {
+            ready.push(client.ready(job).map_err(|error| {
                 Error::invalid(format!("job {} of the batch: {error}", index + 1))
             })?);
         }

@@ -122,7 +122,7 @@ impl Client {
             .iter()
             .filter_map(|record| {
                 let key = RecordKey::parse(&self.namespace, RecordKind::Result, &record.subject)?;
-                parse_record(&key, &record.payload)
+                parse_record(&key, &record.payload).map(|completion| self.opened(completion))
             })
             .collect())
     }
@@ -153,7 +153,7 @@ impl Client {
                 Err(error) => return Err(error),
             };
             if let Some(completion) = record.and_then(|record| parse_record(key, &record.payload)) {
-                return Ok(completion);
+                return Ok(self.opened(completion));
             }
             wakes.wait().await?;
         }

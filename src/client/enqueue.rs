@@ -71,7 +71,7 @@ impl IntoFuture for Enqueue {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.client.store(self.job.finish()?).await })
+        Box::pin(async move { self.client.store(self.client.ready(self.job)?).await })
     }
 }
 

@@ -88,7 +88,8 @@ impl Client {
         filter: RecordFilter,
     ) -> Result<impl Stream<Item = Result<Completion>> + Send + use<>> {
         let records = self.follow(RecordKind::Result, filter, Bookmark::default()).await?;
-        Ok(records.map_ok(|(_, record)| record))
+        let client = self.clone();
+        Ok(records.map_ok(move |(_, completion)| client.opened(completion)))
     }
 
     /// Follows the ledger of attempts of a queue, without end: failed ones above all. (A run that

@@ -12,6 +12,7 @@ use super::new_job::{NewJob, Ready};
 use super::resolve::{FIRST_PAUSE, LONGEST_PAUSE};
 use crate::error::{Error, Result};
 use crate::token::{JobId, is_token};
+use crate::wire::Scope;
 
 /// Jobs put in under a name: see [`Client::import`].
 #[derive(Clone, Debug)]
@@ -73,6 +74,7 @@ impl Import {
     ) -> Vec<Result<JobHandle>> {
         let ready = |(position, job): (u64, NewJob)| {
             let job = job.finish().map(|job| job.imported(&self.name, position));
+            let job = job.and_then(|job| self.client.protect(job, Scope::Job));
             (position, job)
         };
         let jobs: Vec<_> = jobs.into_iter().map(ready).collect();

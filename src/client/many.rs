@@ -34,7 +34,7 @@ impl Client {
         I: IntoIterator,
         I::Item: Into<NewJob>,
     {
-        self.store_many(jobs.into_iter().map(|job| job.into().finish())).await
+        self.store_many(jobs.into_iter().map(|job| self.ready(job.into()))).await
     }
 
     /// Stores jobs in order; what is no job is told in its place.

@@ -9,6 +9,7 @@ mod import;
 mod line;
 mod many;
 mod new_job;
+mod protect;
 mod resolve;
 mod wakes;
 mod watch;
@@ -30,6 +31,7 @@ pub use follow::{RecordFilter, Since};
 pub use import::Import;
 pub use new_job::NewJob;
 pub(crate) use new_job::Ready;
+pub(crate) use protect::sealed_with;
 pub(crate) use resolve::{Copied, Settled};
 pub use watch::JobEvent;
 pub(crate) use whereabouts::Age;
@@ -69,6 +71,7 @@ pub struct Client {
     /// Whether somebody chose that configuration. Who did not does not mind another one.
     is_configured: bool,
     whole: Arc<Whole>,
+    keys: protect::Keys,
 }
 
 /// Queues of a namespace that were seen whole, and how often.
@@ -121,6 +124,7 @@ impl Client {
             queue_config: Arc::default(),
             is_configured: false,
             whole: Arc::default(),
+            keys: protect::Keys::default(),
         })
     }
 

@@ -193,6 +193,7 @@ impl Client {
             finished_at: now,
             worker: "client".to_owned(),
             result: None,
+            result_sealed: None,
             result_omitted: None,
             reason: Some(reason.to_owned()),
             error: None,

@@ -40,7 +40,9 @@ impl Client {
             let Some(old) = found.iter().find(|found| found.key.run == *there.run()) else {
                 continue;
             };
-            if let Some(replaced) = self.store_beside(job.clone().finish()?, old.sequence).await? {
+            if let Some(replaced) =
+                self.store_beside(self.ready(job.clone())?, old.sequence).await?
+            {
                 // With what others have left here who were killed before this.
                 self.cancel_runs(found, "replaced").await?;
                 return Ok(replaced);

@@ -8,10 +8,11 @@ use crate::broker::{Expect, Published};
 use crate::client::{JobHandle, Ready};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schedule::Schedule;
-use crate::token::{CronName, Queue};
+use crate::token::{CronName, JobId, Queue};
 use crate::wire::time::Time;
 use crate::wire::{
-    CronKey, CronNote, Firing, Headers, RecordKey, cron_filter, entry_headers, fired_subject, name,
+    CronKey, CronNote, Firing, Headers, RecordKey, Scope, cron_filter, entry_headers,
+    fired_subject, name,
 };
 
 /// How often a change is tried while others change the same entry.
@@ -59,7 +60,7 @@ impl Cron<'_> {
     pub async fn plan(&self, job: CronJob) -> Result<CronChange> {
         let Entry { key, mut note, schedule, job } = job.finish(None)?;
         self.client.require_cron().await?;
-        self.client.check_size(&job)?;
+        self.client.check_size(&self.protected(&key, &job)?)?;
         let there = match self.find(&key.queue, &key.name).await {
             Err(error) if error.is_not_found() => None,
             found => found?,
@@ -68,23 +69,25 @@ impl Cron<'_> {
         let draft = Draft::new(&key, &note, &schedule, &job);
         Ok(match there {
             None => CronChange::Added,
-            Some(there) if draft.is_as(&there) => CronChange::Unchanged,
+            Some(there) if self.is_as(&draft, &there) => CronChange::Unchanged,
             Some(_) => CronChange::Updated,
         })
     }
 
     pub(super) async fn put(&self, entry: Entry) -> Result<CronChange> {
         self.client.require_cron().await?;
-        self.client.check_size(&entry.job)?;
         let Entry { key, mut note, schedule, job } = entry;
+        let protected = self.protected(&key, &job)?;
+        self.client.check_size(&protected)?;
         self.client.ensure_once(&key.queue).await?;
         for _ in 0..TRIES {
             let there = self.find(&key.queue, &key.name).await?;
             note.paused_at = there.as_ref().and_then(|there| there.paused_at);
             let draft = Draft::new(&key, &note, &schedule, &job);
-            if there.as_ref().is_some_and(|there| draft.is_as(there)) {
+            if there.as_ref().is_some_and(|there| self.is_as(&draft, there)) {
                 return Ok(CronChange::Unchanged);
             }
+            let draft = Draft::new(&key, &note, &schedule, &protected);
             if self.write(&draft, there.as_ref()).await? {
                 let is_new = there.is_none();
                 return Ok(if is_new { CronChange::Added } else { CronChange::Updated });
@@ -182,6 +185,33 @@ impl Cron<'_> {
         self.client.store_once(Ready { queue, priority, kind, id, run, headers, payload }).await
     }
 
+    /// An entry's job as it is stored. The ids and runs of its firings are not known yet, so it is sealed
+    /// and signed for the entry.
+    fn protected(&self, key: &CronKey, job: &Ready) -> Result<Ready> {
+        let id = JobId::of_cron(&key.name);
+        let job = Ready { run: id.as_run(), id, ..job.clone() };
+        self.client.protect(job, Scope::Cron(key.name.clone()))
+    }
+
+    /// Whether writing an entry would change nothing. Sealed anew, it would be other bytes; what counts is
+    /// what is in them, and by which keys.
+    fn is_as(&self, draft: &Draft<'_>, there: &CronEntry) -> bool {
+        let sorted = |headers: &Headers| {
+            let mut headers = headers.clone();
+            headers.sort();
+            headers
+        };
+        let CronEntry { queue, priority, kind, headers, payload, .. } = there.clone();
+        let id = JobId::of_cron(&there.name);
+        let stored = Ready { run: id.as_run(), queue, priority, kind, id, headers, payload };
+        let scope = Scope::Cron(there.name.clone());
+        *draft.key == there.key()
+            && *draft.note == there.note()
+            && self.client.bare(&stored, &scope).is_some_and(|(headers, payload)| {
+                sorted(draft.headers) == sorted(&headers) && **draft.payload == *payload
+            })
+    }
+
     /// Writes an entry in place of what was found there; `false` where that has changed.
     async fn write(&self, draft: &Draft<'_>, there: Option<&CronEntry>) -> Result<bool> {
         let ns = self.client.namespace();
@@ -214,19 +244,6 @@ impl Cron<'_> {
 impl<'a> Draft<'a> {
     fn new(key: &'a CronKey, note: &'a CronNote, schedule: &'a str, job: &'a Ready) -> Self {
         Self { key, note, schedule, headers: &job.headers, payload: &job.payload }
-    }
-
-    /// Whether writing it would change nothing.
-    fn is_as(&self, there: &CronEntry) -> bool {
-        let sorted = |headers: &Headers| {
-            let mut headers = headers.clone();
-            headers.sort();
-            headers
-        };
-        *self.key == there.key()
-            && *self.note == there.note()
-            && sorted(self.headers) == sorted(&there.headers)
-            && *self.payload == there.payload
     }
 }
 

@@ -7,13 +7,14 @@ use chrono::{DateTime, Utc};
 
 use super::Cron;
 use crate::broker::{Batch, Start, Stored};
+use crate::client::{Client, sealed_with};
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::schedule::Schedule;
-use crate::token::{CronName, Kind, Queue};
+use crate::token::{CronName, JobId, Kind, Queue};
 use crate::wire::time::Time;
 use crate::wire::{
-    CronKey, CronNote, Fired, Firing, Headers, cron_filter, fired_subject, job_headers,
+    CronKey, CronNote, Fired, Firing, Headers, RecordKey, cron_filter, fired_subject, job_headers,
 };
 
 /// Messages read at once.
@@ -103,6 +104,22 @@ impl CronEntry {
             #[cfg(not(feature = "cron"))]
             None => None,
         }
+    }
+
+    /// The id of the key that the payload is sealed with, if it is.
+    pub fn sealed_with(&self) -> Option<String> {
+        sealed_with(&self.headers)
+    }
+
+    /// The payload, opened with this client's keys where it is sealed.
+    ///
+    /// # Errors
+    /// `is_invalid` where they do not open it.
+    pub fn open(&self, client: &Client) -> Result<Bytes> {
+        let Self { queue, kind, headers, payload, .. } = self;
+        let id = JobId::of_cron(&self.name);
+        let key = RecordKey { run: id.as_run(), queue: queue.clone(), kind: kind.clone(), id };
+        client.open_job(&key, headers, payload)
     }
 
     pub(crate) fn key(&self) -> CronKey {

@@ -109,7 +109,7 @@ impl Walk {
     }
 
     async fn told(&self, sequence: u64, completion: Completion) -> Result<JobInfo> {
-        let job = self.client.ended(completion).await?;
+        let job = self.client.ended(self.client.opened(completion)).await?;
         Ok(JobInfo { cursor: Some(format!("{AMONG_RESULTS}{sequence}")), ..job })
     }
 }

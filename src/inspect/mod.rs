@@ -18,7 +18,7 @@ pub use self::list::JobFilter;
 pub use self::state::JobState;
 pub(crate) use self::state::{Stand, state_of};
 use crate::broker::Start;
-use crate::client::{Client, JobEvent};
+use crate::client::{Client, JobEvent, sealed_with};
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue, RunId};
@@ -62,6 +62,22 @@ pub struct JobInfo {
     /// Where a list goes on behind it: see [`JobFilter::after`]. `None` where it was looked up by its id
     /// and has ended.
     pub cursor: Option<String>,
+}
+
+impl JobInfo {
+    /// The id of the key that the payload is sealed with, if it is.
+    pub fn sealed_with(&self) -> Option<String> {
+        sealed_with(&self.headers)
+    }
+
+    /// The payload, opened with this client's keys where it is sealed.
+    ///
+    /// # Errors
+    /// `is_invalid` where they do not open it.
+    pub fn open(&self, client: &Client) -> Result<Bytes> {
+        let Self { queue, kind, id, run, .. } = self.clone();
+        client.open_job(&RecordKey { queue, kind, id, run }, &self.headers, &self.payload)
+    }
 }
 
 impl Client {

@@ -16,6 +16,10 @@ pub(crate) mod name {
     pub(crate) const PROTOCOL: &str = "Tidemill-Protocol";
     /// The sequence of the due message that a job was put back on its lane from.
     pub(crate) const PROMOTED: &str = "Tidemill-Promoted";
+    /// By which key the body is sealed, and for what.
+    pub(crate) const SEAL: &str = "Tidemill-Seal";
+    /// Who vouches for the job.
+    pub(crate) const SIGNATURE: &str = "Tidemill-Signature";
     /// On dead letters only.
     pub(crate) const DEAD: &str = "Tidemill-Dead";
     /// On cron entries only.

@@ -4,6 +4,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::headers::{Headers, name};
+use super::seal::SealHeader;
+use super::signature::SignatureHeader;
 use super::time::{self, Time};
 use crate::retry::{Backoff, MAX_DELAY};
 use crate::token::{RunId, is_token};
@@ -31,6 +33,9 @@ pub(crate) struct JobHeaders {
     pub(crate) schema: Option<u32>,
     /// The sequence of the due message that it was put back on its lane from.
     pub(crate) promoted: Option<u64>,
+    /// Boxed, since few jobs have one.
+    pub(crate) seal: Option<Box<SealHeader>>,
+    pub(crate) signature: Option<Box<SignatureHeader>>,
 }
 
 /// When a job may run: at a time, or some time after it was stored.
@@ -96,6 +101,12 @@ impl JobHeaders {
                 .unwrap_or_default(),
             schema: one(headers, name::SCHEMA, "a whole number", number)?,
             promoted: one(headers, name::PROMOTED, "a sequence", number)?,
+            seal: one(headers, name::SEAL, "v1;<key id>", |text| {
+                SealHeader::parse(text).map(Box::new)
+            })?,
+            signature: one(headers, name::SIGNATURE, "v1;<public nkey>;<signature>", |text| {
+                SignatureHeader::parse(text).map(Box::new)
+            })?,
         })
     }
 }
@@ -211,6 +222,8 @@ mod tests {
             ("Tidemill-Tags", "a,,b"),
             ("Tidemill-Unique", "yes"),
             ("Tidemill-Promoted", "soon"),
+            ("Tidemill-Seal", "k1"),
+            ("Tidemill-Signature", "v1;me;no"),
             ("Tidemill-Created-At", "2026-13-01T00:00:00Z"),
         ];
         for (name, value) in table {

@@ -6,6 +6,9 @@ mod headers;
 mod job;
 mod message;
 mod records;
+mod scope;
+mod seal;
+mod signature;
 mod subject;
 pub(crate) mod time;
 mod timer;
@@ -25,8 +28,13 @@ pub(crate) use headers::{is_brokers, is_ours};
 pub(crate) use job::RunAfter;
 pub(crate) use job::{JobHeaders, Unique};
 pub(crate) use message::{Reading, read_job};
-pub use records::{AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status};
+pub use records::{
+    AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status, Unvouched,
+};
 pub(crate) use records::{Record, parse_record};
+pub(crate) use scope::Scope;
+pub(crate) use seal::{SealHeader, result_bound_to};
+pub(crate) use signature::{SignatureHeader, signed_bytes};
 pub(crate) use subject::{
     RecordKey, RecordKind, events_subject, guard_subject, job_subject, parse_due, parse_timed,
     record_filter, record_subject, timed_filter, timed_run_filter, timer_subject,

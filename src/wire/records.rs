@@ -137,6 +137,10 @@ pub struct Completion {
     /// What the handler returned, if it returned anything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<Box<RawValue>>,
+    /// The same, sealed, where the job was: text of the protocol's, by which who has the key opens it.
+    /// A client with the key has it in `result` as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub result_sealed: Option<String>,
     /// The size of a result that was too large to keep, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result_omitted: Option<u64>,
@@ -155,14 +159,34 @@ impl Completion {
     /// Reads the result as `T`; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::is_invalid`] where the result is no `T`.
+    /// [`Error::is_invalid`] where the result is no `T`, or is sealed and this client has not the key.
     pub fn result<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        if let (None, Some(key)) = (&self.result, self.sealed_with()) {
+            return Err(Error::invalid(format!(
+                "the result of job {} is sealed with key {key}: give the client that key",
+                self.id
+            )));
+        }
         self.result.as_deref().map(|raw| serde_json::from_str(raw.get())).transpose().map_err(
             |error| {
                 Error::invalid(format!("the result of job {} does not decode", self.id))
                     .because(error)
             },
         )
+    }
+
+    /// The id of the key that the result is sealed with, if it is.
+    pub fn sealed_with(&self) -> Option<&str> {
+        self.result_sealed.as_deref()?.split(';').nth(1)
+    }
+
+    pub(crate) fn key(&self) -> RecordKey {
+        RecordKey {
+            queue: self.queue.clone(),
+            kind: self.kind.clone(),
+            id: self.id.clone(),
+            run: self.run.clone(),
+        }
     }
 }
 
@@ -266,6 +290,20 @@ pub struct DeadInfo {
     /// The last error, with its message cut short; the ledger has them all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<ErrorInfo>,
+    /// Which run the message said it was, where no trusted key vouched for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unvouched: Option<Unvouched>,
+}
+
+/// The run that a message claims to be. It is not recorded as that run: else anybody could end another's
+/// by a message without a signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Unvouched {
+    /// The id it claims.
+    pub id: JobId,
+    /// The run it claims.
+    pub run: RunId,
 }
 
 /// A record that names the run it is about.
@@ -406,9 +444,12 @@ mod tests {
         fn a_dead_letters_header_round_trips(
             reason in ".{0,40}", at in moment(), enqueued_at in moment(), attempts in any::<u32>(),
             priority in prop::sample::select(Priority::ALL.to_vec()), error in error(),
+            is_unvouched: bool,
         ) {
             let errors = error.into_iter().collect();
-            let info = DeadInfo { reason, at, attempts, priority, enqueued_at, errors };
+            let unvouched = is_unvouched.then(|| key()).map(|RecordKey { id, run, .. }| Unvouched { id, run });
+            let info =
+                DeadInfo { reason, at, attempts, priority, enqueued_at, errors, unvouched };
             let text = serde_json::to_string(&info).expect("serializes");
             prop_assert!(!text.contains(['\r', '\n']), "it is a header's value");
             prop_assert_eq!(serde_json::from_str::<DeadInfo>(&text).expect("parses"), info);

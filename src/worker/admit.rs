@@ -6,8 +6,63 @@ use super::history::History;
 use super::job::Attempt;
 use crate::outcome::BuryReason;
 use crate::retry::RetryPolicy;
+use crate::sign::{Distrust, TrustedKeys};
+use crate::token::JobId;
 use crate::wire::time::{self, Time};
-use crate::wire::{ErrorInfo, JobHeaders, Unique};
+use crate::wire::{ErrorInfo, Headers, JobHeaders, RecordKey, Unique, Unvouched};
+
+/// A message, and whose run it says it is.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    pub(crate) key: RecordKey,
+    pub(crate) options: JobHeaders,
+    /// Why it is not taken.
+    pub(crate) refused: Option<(BuryReason, String)>,
+    /// Whose run it says it is, where nobody vouches for that: its key is another then.
+    pub(crate) unvouched: Option<Box<Unvouched>>,
+}
+
+impl Claim {
+    pub(crate) fn new(
+        key: RecordKey,
+        options: JobHeaders,
+        refused: Option<(BuryReason, String)>,
+    ) -> Self {
+        Self { key, options, refused, unvouched: None }
+    }
+
+    /// In a queue that takes signed jobs alone. What none of its keys vouches for is refused, and goes on
+    /// record by its sequence: as the run that it says it is, anybody could end that by it.
+    pub(crate) fn vouched(
+        mut self,
+        by: &TrustedKeys,
+        headers: &Headers,
+        body: &[u8],
+        sequence: u64,
+    ) -> Self {
+        // Copies change it, so it is not signed: the ledger alone counts attempts.
+        self.options.attempts_used = self.options.attempts_used.map(|_| 0);
+        if self.refused.is_none() {
+            let signature = self.options.signature.as_deref();
+            self.refused = match by.check(signature, &self.key, headers, body) {
+                Ok(()) => return self,
+                Err(Distrust::Unsigned) => {
+                    let problem = "its queue takes signed jobs alone, and it is not signed";
+                    Some((BuryReason::Unsigned, problem.to_owned()))
+                }
+                Err(Distrust::Bad(problem)) => Some((BuryReason::BadSignature, problem)),
+            };
+        }
+        let id = JobId::of_sequence(sequence);
+        let by_sequence = RecordKey { run: id.as_run(), id, ..self.key.clone() };
+        // Without an id of its own it claims nothing.
+        if self.key != by_sequence {
+            let RecordKey { id, run, .. } = std::mem::replace(&mut self.key, by_sequence);
+            self.unvouched = Some(Box::new(Unvouched { id, run }));
+        }
+        self
+    }
+}
 
 /// What tells an undisturbed first delivery from one that may not be.
 #[derive(Clone, Copy, Debug)]
@@ -133,9 +188,49 @@ fn not_now(job: Candidate<'_>, now: Time) -> Option<Admission> {
 mod tests {
     use super::*;
     use crate::retry::Backoff;
-    use crate::wire::RunAfter;
+    use crate::sign::SigningKey;
+    use crate::token::{Kind, Queue, RunId};
+    use crate::wire::{RunAfter, Scope};
 
     const SECOND: Duration = Duration::from_secs(1);
+
+    fn claim(id: &str, run: &str, refused: Option<(BuryReason, String)>) -> Claim {
+        let key = RecordKey {
+            queue: Queue::default(),
+            kind: Kind::new("send_email").expect("valid"),
+            id: JobId::new(id).expect("valid"),
+            run: RunId::new(run).expect("valid"),
+        };
+        let options = JobHeaders { attempts_used: Some(7), ..JobHeaders::default() };
+        Claim::new(key, options, refused)
+    }
+
+    #[test]
+    fn what_nobody_vouches_for_is_on_record_by_its_sequence() {
+        let key = SigningKey::generate();
+        let trusted = TrustedKeys::new([key.public_key()]).expect("a key");
+        let vouched = |claim: Claim| claim.vouched(&trusted, &Headers::new(), b"{}", 9);
+        let mut signed = claim("order-17", "r1", None);
+        let signature = key.sign(Scope::Job, &signed.key, &Headers::new(), b"{}");
+        signed.options.signature = signature.map(Box::new);
+        let signed = vouched(signed);
+        assert_eq!((signed.key.id.as_str(), signed.key.run.as_str()), ("order-17", "r1"));
+        assert!(signed.refused.is_none() && signed.unvouched.is_none());
+        assert_eq!(signed.options.attempts_used, Some(0), "looked up, and not believed");
+
+        let bad_header = Some((BuryReason::BadHeader, "no".to_owned()));
+        for (refused, reason) in
+            [(None, BuryReason::Unsigned), (bad_header.clone(), BuryReason::BadHeader)]
+        {
+            let refused = vouched(claim("order-17", "r1", refused));
+            assert_eq!((refused.key.id.as_str(), refused.key.run.as_str()), ("s-9", "s-9"));
+            assert_eq!(refused.refused.map(|(reason, _)| reason), Some(reason));
+            let claimed = refused.unvouched.expect("it claimed something");
+            assert_eq!((claimed.id.as_str(), claimed.run.as_str()), ("order-17", "r1"));
+        }
+        let nameless = vouched(claim("s-9", "s-9", None));
+        assert!(nameless.unvouched.is_none() && nameless.key.id.as_str() == "s-9");
+    }
 
     fn at(seconds: i64) -> Time {
         time::from_nanos(seconds * 1_000_000_000)

@@ -27,6 +27,8 @@ use crate::error::{Error, Result};
 use crate::kind::Job;
 use crate::outcome::JobError;
 use crate::priority::{MAX_WEIGHT, Weights};
+use crate::seal::SealKeys;
+use crate::sign::TrustedKeys;
 use crate::token::{Kind, Queue};
 
 /// How many jobs a worker runs at once unless told otherwise.
@@ -55,6 +57,8 @@ pub struct WorkerBuilder {
     grace: Duration,
     unknown_kind_grace: Duration,
     park_over: Duration,
+    seal_keys: Option<SealKeys>,
+    trusted: Vec<(String, TrustedKeys)>,
 }
 
 impl WorkerBuilder {
@@ -71,6 +75,8 @@ impl WorkerBuilder {
             grace: DEFAULT_GRACE,
             unknown_kind_grace: DEFAULT_UNKNOWN_KIND_GRACE,
             park_over: DEFAULT_PARK_OVER,
+            seal_keys: client.seal_keys().cloned(),
+            trusted: Vec::new(),
         }
     }
 
@@ -158,6 +164,25 @@ impl WorkerBuilder {
         self
     }
 
+    /// Opens sealed jobs with these keys, and seals their results with the current one. Default: the
+    /// client's. A job that they do not open is buried, with the reason `unsealable`.
+    #[cfg(feature = "seal")]
+    pub fn seal_keys(mut self, keys: SealKeys) -> Self {
+        self.seal_keys = Some(keys);
+        self
+    }
+
+    /// Takes only jobs of this queue that one of these keys has signed. Others are not run: they are
+    /// buried, with the reason `unsigned` or `bad_signature`. All workers of the queue have to say so,
+    /// since any of them may get a job.
+    ///
+    /// Each job is looked up before it runs, so that one that has ended does not run again when somebody
+    /// publishes it once more.
+    pub fn require_signature(mut self, queue: impl Into<String>, trusted: TrustedKeys) -> Self {
+        self.trusted.push((queue.into(), trusted));
+        self
+    }
+
     /// Checks the configuration.
     ///
     /// # Errors
@@ -165,6 +190,7 @@ impl WorkerBuilder {
     /// all, a weight or a concurrency out of bounds.
     pub fn build(self) -> Result<Worker> {
         let queues = self.checked_queues()?;
+        let mut trusted = self.checked_trust(&queues)?;
         let handlers = self.checked_handlers()?;
         if !(1..=MAX_CONCURRENCY).contains(&self.concurrency) {
             return Err(Error::invalid(format!(
@@ -181,8 +207,10 @@ impl WorkerBuilder {
             concurrency: self.concurrency,
         };
         let queue_weights: Vec<u32> = queues.iter().map(|(_, weight)| *weight).collect();
-        let queues: Vec<QueueState> =
-            queues.into_iter().map(|(queue, _)| QueueState::new(&self.client, queue)).collect();
+        let queues: Vec<QueueState> = queues
+            .into_iter()
+            .map(|(queue, _)| QueueState::new(&self.client, trusted.remove(&queue), queue))
+            .collect();
         let (settler, settlements) = Settler::new();
         let recorder = Recorder {
             conn: self.client.conn().clone(),
@@ -190,6 +218,7 @@ impl WorkerBuilder {
             clock: self.client.clock().clone(),
             worker,
             streams: queues.iter().map(|queue| queue.streams.clone()).collect(),
+            seal_keys: self.seal_keys,
         };
         let slots = self.concurrency;
         let lanes = Lanes::new(&queue_weights, &self.weights, self.order, slots, Instant::now());
@@ -241,6 +270,24 @@ impl WorkerBuilder {
         Ok(checked)
     }
 
+    fn checked_trust(&self, queues: &[(Queue, u32)]) -> Result<HashMap<Queue, TrustedKeys>> {
+        let mut checked = HashMap::new();
+        for (name, trusted) in &self.trusted {
+            let queue = Queue::new(name)?;
+            if queues.iter().all(|(known, _)| *known != queue) {
+                return Err(Error::invalid(format!(
+                    "signatures are required of queue {queue}, which this worker does not work"
+                )));
+            }
+            if checked.insert(queue.clone(), trusted.clone()).is_some() {
+                return Err(Error::invalid(format!(
+                    "signatures are required of queue {queue} twice: name all its keys at once"
+                )));
+            }
+        }
+        Ok(checked)
+    }
+
     fn checked_handlers(&self) -> Result<HashMap<Kind, Handler>> {
         let mut checked = HashMap::new();
         for handler in &self.handlers {
@@ -259,9 +306,10 @@ impl WorkerBuilder {
 }
 
 impl QueueState {
-    fn new(client: &Client, name: Queue) -> Self {
+    fn new(client: &Client, trusted: Option<TrustedKeys>, name: Queue) -> Self {
         Self {
             streams: client.streams(&name),
+            trusted,
             unknown: super::unknown::UnknownKinds::default(),
             memory: super::timing::Memory::default(),
             room: std::array::from_fn(|_| Arc::new(Notify::new())),

@@ -75,6 +75,12 @@ impl JobContext {
         &self.job.headers
     }
 
+    /// Whether its payload is sealed in the broker. Its result is sealed too; what is told of its errors,
+    /// its progress and its log is not.
+    pub fn is_sealed(&self) -> bool {
+        self.job.options.seal.is_some()
+    }
+
     /// When the job was enqueued, by the broker's clock.
     pub fn enqueued_at(&self) -> Time {
         self.job.enqueued_at()

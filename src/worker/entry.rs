@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Shared;
 use super::admit::{Admission, Candidate, admit};
 use super::history::{History, done_since, look_up};
-use super::job::Work;
+use super::job::{Attempt, Work};
 use crate::error::Result;
 use crate::outcome::Settlement;
 use crate::retry::RetryPolicy;
@@ -14,6 +14,15 @@ use crate::wire::{Unique, time};
 
 /// A job that cannot be looked up is given back for this long.
 const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+
+/// What the broker says of a job that is looked up before it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sight {
+    /// Nobody can have touched this message; its run may have ended by another.
+    Undisturbed,
+    /// Somebody may have.
+    Disturbed,
+}
 
 impl Work {
     pub(super) fn as_candidate(&self) -> Candidate<'_> {
@@ -23,7 +32,7 @@ impl Work {
 
 impl Shared {
     /// Decides about a job that may have been run before.
-    pub(super) async fn admit_by_record(self: &Arc<Self>, work: Work) {
+    pub(super) async fn admit_by_record(self: &Arc<Self>, work: Work, sight: Sight) {
         match self.history(&work).await {
             Ok(history) => {
                 let of_kind = self.handlers.get(&work.key.kind).map(|handler| &handler.policy);
@@ -31,6 +40,13 @@ impl Shared {
                 let generous = RetryPolicy { max_retries: u32::MAX, ..RetryPolicy::default() };
                 let policy = work.policy(of_kind.unwrap_or(&generous));
                 let admission = admit(work.as_candidate(), history, &policy, self.clock.now());
+                let admission = match (admission, sight) {
+                    // Of an undisturbed first attempt nothing need be written down.
+                    (Admission::Run(attempt), Sight::Undisturbed) if attempt.number == 1 => {
+                        Admission::Run(Attempt { announce: false, ..attempt })
+                    }
+                    (admission, Sight::Undisturbed | Sight::Disturbed) => admission,
+                };
                 self.carry_out(work, admission).await;
             }
             Err(error) => {

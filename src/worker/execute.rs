@@ -3,6 +3,7 @@
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::poll;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
@@ -13,7 +14,8 @@ use super::job::Work;
 use super::lease::{Lease, Stop};
 use super::settle::ToSettle;
 use super::{Shared, panic};
-use crate::outcome::{JobError, Outcome, Settlement, settle};
+use crate::outcome::{BuryReason, JobError, Outcome, Settlement, settle};
+use crate::seal::open_payload;
 use crate::wire::time::Time;
 use crate::wire::{AttemptEvent, ErrorInfo};
 
@@ -49,6 +51,10 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
     if work.lease.stopped().is_some() {
         return shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
     }
+    let payload = match open(shared, &work) {
+        Ok(payload) => payload,
+        Err(problem) => return bury_unopened(shared, work, problem).await,
+    };
     if work.attempt.announce
         && let Err(error) = announce(shared, &work).await
     {
@@ -62,7 +68,7 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         kind = %work.key.kind,
         attempt = work.attempt.number
     );
-    let ended = run(shared, handler, &work, started_at).instrument(span).await;
+    let ended = run(shared, handler, &work, payload, started_at).instrument(span).await;
     if let Some(settlement) = decide(handler, &work, ended) {
         shared.settler.settle(ToSettle { work, settlement, started_at: Some(started_at) }).await;
     } else {
@@ -71,16 +77,41 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
     }
 }
 
+/// The payload for the handler.
+fn open(shared: &Shared, work: &Work) -> Result<Bytes, String> {
+    match &work.options.seal {
+        None => Ok(work.payload.clone()),
+        Some(seal) => {
+            let keys = shared.recorder.seal_keys.as_ref();
+            open_payload(keys, seal, &work.key, &work.payload)
+        }
+    }
+}
+
+/// It did not run, and no attempt is counted: with the right key it can be retried as it is.
+async fn bury_unopened(shared: &Shared, mut work: Work, problem: String) {
+    work.attempt.number = work.attempt.number.saturating_sub(1);
+    let reason = BuryReason::Unsealable;
+    let error = ErrorInfo::new(reason.as_str(), problem);
+    shared.settle(work, Settlement::Bury { reason, error }).await;
+}
+
 async fn announce(shared: &Shared, work: &Work) -> crate::Result<()> {
     shared.recorder.attempt(work, AttemptEvent::Started, |_| {}).await
 }
 
-async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) -> Ended {
+async fn run(
+    shared: &Shared,
+    handler: &Handler,
+    work: &Work,
+    payload: Bytes,
+    started_at: Time,
+) -> Ended {
     let limit = work.options.timeout.unwrap_or(handler.timeout);
     let max_attempts = work.policy(&handler.policy).max_attempts();
     let context = JobContext::new(work, &shared.recorder, max_attempts, started_at);
     // Called when it is polled, so that a panic before its first await is caught too.
-    let call = async { handler.call(work.payload.clone(), context, &shared.middleware).await };
+    let call = async { handler.call(payload, context, &shared.middleware).await };
     let handler = panic::capture_async(call);
     tokio::pin!(handler);
     let returned = |outcome| match (outcome, work.lease.stopped()) {

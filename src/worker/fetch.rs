@@ -9,7 +9,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::admit::{FirstSight, admit_undisturbed};
+use super::admit::{Claim, FirstSight, admit_undisturbed};
+use super::entry::Sight;
 use super::history::highest_in_ledger;
 use super::job::{Attempt, Held, Work};
 use super::lanes::LaneId;
@@ -218,8 +219,8 @@ impl Fetcher {
         let priority = self.lane.priority;
         let reading =
             read_job(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
-        let (key, options, unreadable) = match reading {
-            Reading::Job { key, options } => (key, options, None),
+        let mut claim = match reading {
+            Reading::Job { key, options } => Claim::new(key, options, None),
             Reading::NewerProtocol => {
                 // Not ours to judge, so no record is written: only given back.
                 shared.give_up(self.lane, 1);
@@ -229,12 +230,18 @@ impl Fetcher {
                 return;
             }
             Reading::BadHeader { key, problem } => {
-                (key, JobHeaders::default(), Some((BuryReason::BadHeader, problem)))
+                let refused = Some((BuryReason::BadHeader, problem));
+                Claim::new(key, JobHeaders::default(), refused)
             }
             Reading::BadSubject { key, problem } => {
-                (key, JobHeaders::default(), Some((BuryReason::BadSubject, problem)))
+                let refused = Some((BuryReason::BadSubject, problem));
+                Claim::new(key, JobHeaders::default(), refused)
             }
         };
+        if let Some(trusted) = &queue.trusted {
+            claim = claim.vouched(trusted, headers, &delivery.payload, *sequence);
+        }
+        let Claim { key, options, refused, unvouched } = claim;
         let Some(job) = shared.leases.hold(Held {
             lane: self.lane,
             key,
@@ -242,6 +249,7 @@ impl Fetcher {
             stored: delivery.stored,
             headers: delivery.headers,
             options,
+            unvouched,
             payload: delivery.payload,
             lease: Lease::new(delivery.ack, delivery.received, self.ack_wait),
         }) else {
@@ -249,16 +257,19 @@ impl Fetcher {
             return shared.give_up(self.lane, 1);
         };
         let work = Work { job, attempt: Attempt::UNDISTURBED };
-        if let Some((reason, problem)) = unreadable {
+        let is_undisturbed = sight.is_undisturbed(&work.options);
+        if let Some((reason, problem)) = refused {
             let error = ErrorInfo::new(reason.as_str(), problem);
             shared.turn_down(work, Settlement::Bury { reason, error }, 0).await;
-        } else if sight.is_undisturbed(&work.options) {
+        } else if is_undisturbed && queue.trusted.is_none() {
             let admission = admit_undisturbed(work.as_candidate(), shared.clock.now());
             shared.carry_out(work, admission).await;
         } else {
-            // Looked up to the side, so that other jobs need not wait.
+            // Looked up to the side, so that other jobs need not wait. A signed job always is: whoever
+            // has read one can publish it once more.
+            let sight = if is_undisturbed { Sight::Undisturbed } else { Sight::Disturbed };
             let shared = shared.clone();
-            self.shared.tasks.spawn(async move { shared.admit_by_record(work).await });
+            self.shared.tasks.spawn(async move { shared.admit_by_record(work, sight).await });
         }
     }
 }

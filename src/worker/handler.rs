@@ -162,11 +162,28 @@ fn decode<J: Job>(payload: &[u8], context: &JobContext) -> Result<J, JobError> {
             context.kind()
         )));
     }
+    // What an error tells of a sealed payload would stand in the broker for all to read.
+    let sealed = |error: &serde_json::Error| {
+        let (line, column) = (error.line(), error.column());
+        format!(
+            "payload does not decode at line {line}, column {column}; what stands there is sealed"
+        )
+    };
     let mut json = serde_json::Deserializer::from_slice(payload);
     let job = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        undecodable(format!("payload does not decode at {}: {}", error.path(), error.inner()))
+        undecodable(match context.is_sealed() {
+            true => sealed(error.inner()),
+            false => {
+                format!("payload does not decode at {}: {}", error.path(), error.inner())
+            }
+        })
     })?;
-    json.end().map_err(|error| undecodable(format!("payload does not decode: {error}")))?;
+    json.end().map_err(|error| {
+        undecodable(match context.is_sealed() {
+            true => sealed(&error),
+            false => format!("payload does not decode: {error}"),
+        })
+    })?;
     Ok(job)
 }
 

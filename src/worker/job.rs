@@ -10,7 +10,7 @@ use super::lanes::LaneId;
 use super::lease::{Lease, Place};
 use crate::retry::RetryPolicy;
 use crate::wire::time::Time;
-use crate::wire::{Headers, JobHeaders, RecordKey, RunningJob};
+use crate::wire::{Headers, JobHeaders, RecordKey, RunningJob, Unvouched};
 
 /// A job that this worker holds: as it came, and the hold on it.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Held {
     pub(crate) stored: Time,
     pub(crate) headers: Headers,
     pub(crate) options: JobHeaders,
+    /// Whose run it says it is, where nobody vouches for that.
+    pub(crate) unvouched: Option<Box<Unvouched>>,
     pub(crate) payload: Bytes,
     pub(crate) lease: Lease,
 }

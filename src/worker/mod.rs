@@ -63,6 +63,7 @@ use crate::client::Client;
 use crate::error::Result;
 use crate::outcome::Settlement;
 use crate::priority::Priority;
+use crate::sign::TrustedKeys;
 use crate::token::{Kind, Namespace, Queue};
 use crate::topology::StreamNames;
 
@@ -130,6 +131,8 @@ pub(crate) struct Shared {
 struct QueueState {
     name: Queue,
     streams: StreamNames,
+    /// Whose jobs alone it takes, where it does not take all.
+    trusted: Option<TrustedKeys>,
     unknown: UnknownKinds,
     memory: Memory,
     /// By priority: told when a lane has room.

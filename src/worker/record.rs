@@ -12,6 +12,7 @@ use crate::broker::{Clock, Connection, Expect, IngestMessage, Published};
 use crate::client::{Fence, fence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::{BuryReason, Settlement};
+use crate::seal::{SealKeys, seal_result};
 use crate::token::Namespace;
 use crate::topology::StreamNames;
 use crate::wire::time::Time;
@@ -42,6 +43,7 @@ pub(super) struct Recorder {
     pub(super) worker: String,
     /// By the worker's list of queues.
     pub(super) streams: std::sync::Arc<[StreamNames]>,
+    pub(super) seal_keys: Option<SealKeys>,
 }
 
 impl Recorder {
@@ -104,6 +106,7 @@ impl Recorder {
             finished_at: self.clock.now(),
             worker: self.worker.clone(),
             result: None,
+            result_sealed: None,
             result_omitted: None,
             reason: None,
             error: None,
@@ -118,8 +121,20 @@ impl Recorder {
         result: &Option<Box<RawValue>>,
     ) -> Completion {
         let mut completion = self.completion(work, Status::Done, started_at);
-        completion.result.clone_from(result);
+        match (&work.options.seal, result) {
+            (Some(_), Some(result)) => self.seal_into(&mut completion, work, result),
+            (None, _) | (Some(_), None) => completion.result.clone_from(result),
+        }
         completion
+    }
+
+    /// The result of a sealed job is sealed too, or not told.
+    fn seal_into(&self, completion: &mut Completion, work: &Work, result: &RawValue) {
+        let sealed = self.seal_keys.as_ref().map(|keys| seal_result(keys, &work.key, result.get()));
+        match sealed {
+            Some(Ok(sealed)) => completion.result_sealed = Some(sealed),
+            Some(Err(_)) | None => completion.result_omitted = Some(result.get().len() as u64),
+        }
     }
 
     /// The completion of a job that is done, as it is stored; `None` for another settlement, and where
@@ -145,9 +160,11 @@ impl Recorder {
     /// The completion as JSON, without its result if that makes it larger than a message may be.
     fn fit(&self, completion: &mut Completion) -> Result<Bytes> {
         let limit = self.conn.max_payload().saturating_sub(RECORD_HEADROOM_BYTES);
-        let result_bytes = completion.result.as_ref().map_or(0, |result| result.get().len());
+        let plain = completion.result.as_ref().map_or(0, |result| result.get().len());
+        let sealed = completion.result_sealed.as_ref().map_or(0, String::len);
+        let result_bytes = plain.max(sealed);
         if result_bytes >= limit {
-            completion.result = None;
+            (completion.result, completion.result_sealed) = (None, None);
             completion.result_omitted = Some(result_bytes as u64);
         }
         to_json(completion)
@@ -171,6 +188,7 @@ impl Recorder {
             priority: work.lane.priority,
             enqueued_at: work.enqueued_at(),
             errors: vec![brief],
+            unvouched: work.unvouched.as_deref().cloned(),
         };
         let mut headers = work.headers.for_copy();
         headers.set(name::DEAD, ascii_json(&info)?);

@@ -14,6 +14,7 @@ mod nkeys;
 mod output;
 mod queue;
 mod results;
+mod sealed;
 mod setup;
 mod stop;
 mod support;

@@ -24,6 +24,8 @@ mod proxy;
 mod queues;
 mod rearrange;
 mod refusals;
+mod sealed;
 mod share;
+mod signed;
 mod support;
 mod unique;

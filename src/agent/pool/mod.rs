@@ -25,6 +25,7 @@ use super::store::RunStore;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::token::Queue;
+use crate::wire::Scope;
 use crate::worker::{DEFAULT_CONCURRENCY, Running, Worker};
 
 /// The pause before the broker is asked again; it doubles up to [`LONGEST_PAUSE`].
@@ -190,7 +191,7 @@ impl JobPool {
     /// # Errors
     /// Those of [`Client::enqueue`]. After `is_unknown`, calling it again is harmless.
     pub async fn try_enqueue(&self, job: BackgroundJob) -> Result<()> {
-        let ready = job.into_ready(&self.queue)?;
+        let ready = self.client.protect(job.into_ready(&self.queue)?, Scope::Job)?;
         self.completed.is_read().await;
         self.client.store_once(ready).await.map(drop)
     }
@@ -199,7 +200,8 @@ impl JobPool {
     /// only after a failure it may be there already.
     async fn put(&self, job: BackgroundJob, is_fresh: bool) {
         let id = job.id;
-        let ready = match job.into_ready(&self.queue) {
+        let ready = job.into_ready(&self.queue);
+        let ready = match ready.and_then(|ready| self.client.protect(ready, Scope::Job)) {
             Ok(ready) => ready,
             Err(error) => return self.give_up(id, &error),
         };

@@ -9,6 +9,7 @@ use super::file::{Entry, PoolFile};
 use crate::client::{Client, Ready};
 use crate::error::Result;
 use crate::token::JobId;
+use crate::wire::Scope;
 
 /// Jobs that are looked for, and then stored, before those that follow.
 const CHUNK: usize = 500;
@@ -98,7 +99,9 @@ async fn store_those_not_there(
             false => absent.push(entry),
         }
     }
-    let stores = absent.iter().map(|Entry { job, .. }| client.store_patiently(job.clone()));
+    let stores = absent.iter().map(|Entry { job, .. }| async {
+        client.store_patiently(client.protect(job.clone(), Scope::Job)?).await
+    });
     // Tokio's budget would make some of them yield before they send, and so change their order.
     let stored = unconstrained(stream::iter(stores).buffered(CHUNK).collect::<Vec<_>>()).await;
     for (Entry { position, job }, stored) in absent.into_iter().zip(stored) {

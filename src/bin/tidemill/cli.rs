@@ -7,6 +7,7 @@ use clap::{ArgMatches, Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
+use crate::keys::{self, KeyArgs};
 use crate::{
     bench, cron, dead, demo, dev, enqueue, import, job, nkeys, queue, results, setup, work,
 };
@@ -54,13 +55,16 @@ pub(crate) struct Global {
     pub(crate) namespace: Namespace,
     #[command(flatten)]
     pub(crate) connect: ConnectArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 impl Global {
     /// A client by the connection flags.
     pub(crate) async fn client(&self) -> anyhow::Result<Client> {
+        let keys = self.keys.read()?;
         let client = Client::connect(self.connect.options()?).await?;
-        Ok(client.with_namespace(self.namespace.clone()))
+        Ok(keys.give(client.with_namespace(self.namespace.clone())))
     }
 }
 
@@ -90,6 +94,10 @@ pub(crate) enum Command {
     Dead(dead::DeadArgs),
     /// Make a key for each user of a server's configuration
     Nkeys(nkeys::NkeysArgs),
+    /// Make keys by which payloads are sealed
+    Seal(keys::SealArgs),
+    /// Make keys by which jobs are signed
+    Sign(keys::SignArgs),
     /// Measure how fast jobs go through
     Bench(bench::BenchArgs),
 }

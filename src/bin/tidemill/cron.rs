@@ -201,7 +201,7 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
     for entry in &entries {
         let ended = last_ended(client, entry).await?;
         if global.json {
-            output::json(&described(entry, ended.as_deref(), args.upcoming))?;
+            output::json(&described(client, entry, ended.as_deref(), args.upcoming))?;
             continue;
         }
         let zone = entry.zone.as_deref();
@@ -247,7 +247,7 @@ async fn last_ended(client: &Client, entry: &CronEntry) -> anyhow::Result<Option
     Ok(Some(end.map_or("unfinished".to_owned(), |end| end.status.to_string())))
 }
 
-fn described(entry: &CronEntry, ended: Option<&str>, upcoming: usize) -> Value {
+fn described(client: &Client, entry: &CronEntry, ended: Option<&str>, upcoming: usize) -> Value {
     let upcoming: Vec<String> = entry.upcoming(upcoming).iter().map(output::moment).collect();
     let last = entry.last.as_ref().map(|last| {
         json!({
@@ -256,12 +256,16 @@ fn described(entry: &CronEntry, ended: Option<&str>, upcoming: usize) -> Value {
         })
     });
     let headers: Vec<(&str, &str)> = entry.headers.iter().collect();
+    let payload = match entry.open(client) {
+        Ok(payload) => output::payload(&payload),
+        Err(_) => Value::Null,
+    };
     json!({
         "name": entry.name, "queue": entry.queue, "kind": entry.kind, "priority": entry.priority,
         "schedule": entry.schedule, "zone": entry.zone, "skip_overlap": entry.skips_overlap,
         "set": entry.set, "paused_at": entry.paused_at.map(|since| output::moment(&since)),
         "last": last, "next": upcoming.first(), "upcoming": upcoming,
-        "headers": headers, "payload": output::payload(&entry.payload),
+        "headers": headers, "payload": payload, "sealed_with": entry.sealed_with(),
     })
 }
 

@@ -5,7 +5,7 @@ use std::pin::pin;
 use clap::{Args, Subcommand};
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
-use tidemill::{AttemptRecord, Client, DeadFilter, DeadLetter, JobId, Kind, Queue};
+use tidemill::{AttemptRecord, Client, DeadFilter, DeadLetter, JobId, Kind, Queue, Unvouched};
 
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
@@ -134,10 +134,14 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
 }
 
 fn summary(letter: &DeadLetter) -> Value {
-    json!({
+    let mut shown = json!({
         "id": letter.id, "run": letter.run, "seq": letter.sequence, "queue": letter.queue,
         "kind": letter.kind, "info": letter.info,
-    })
+    });
+    if let Some(key) = letter.sealed_with() {
+        shown["sealed_with"] = json!(key);
+    }
+    shown
 }
 
 async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Result<Exit> {
@@ -147,7 +151,10 @@ async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Resu
         let headers: Vec<(&str, &str)> = letter.headers.iter().collect();
         let mut shown = summary(&letter);
         shown["headers"] = json!(headers);
-        shown["payload"] = output::payload(&letter.payload);
+        shown["payload"] = match letter.open(client) {
+            Ok(payload) => output::payload(&payload),
+            Err(_) => Value::Null,
+        };
         shown["attempts"] = json!(attempts);
         output::json(&shown)?;
         return Ok(Exit::Ok);
@@ -159,6 +166,10 @@ async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Resu
     output::field("enqueued", &output::moment(&letter.info.enqueued_at))?;
     output::field("buried", &output::moment(&letter.info.at))?;
     output::field("reason", &letter.info.reason)?;
+    if let Some(claimed) = &letter.info.unvouched {
+        let Unvouched { id, run, .. } = claimed;
+        output::field("claims", &format!("to be run {run} of job {id}, for which nobody vouches"))?;
+    }
     for (name, value) in letter.headers.iter() {
         output::field("header", &format!("{name}: {value}"))?;
     }
@@ -170,7 +181,7 @@ async fn show(global: &Global, client: &Client, args: &ShowArgs) -> anyhow::Resu
             output::field("error", &error.message)?;
         }
     }
-    output::shown_payload(&letter.payload)?;
+    output::shown_or_sealed(letter.sealed_with(), letter.open(client))?;
     Ok(Exit::Ok)
 }
 

@@ -41,6 +41,7 @@ pub(crate) struct DevArgs {
 }
 
 pub(crate) async fn run(global: &Global, args: DevArgs) -> anyhow::Result<Exit> {
+    let keys = global.keys.read()?;
     let mut signals = StopSignals::new()?;
     let mut broker = Broker::builder().port(args.port).supervised().notice(output::to_stderr);
     if let Some(server) = &args.nats_server {
@@ -51,7 +52,7 @@ pub(crate) async fn run(global: &Global, args: DevArgs) -> anyhow::Result<Exit> 
     }
     let broker = broker.start().await?;
     let client = Client::connect(ConnectOptions::new(broker.url())?.name("tidemill dev")).await?;
-    let client = client.with_namespace(global.namespace.clone());
+    let client = keys.give(client.with_namespace(global.namespace.clone()));
     let queue = default_queue(&client).await?;
     let mut worker = args.limits.apply(Worker::builder(&client)).queue(queue.as_str());
     for handler in built_in().into_iter().chain(handlers(&args.exec, &args.http)?) {

@@ -15,6 +15,7 @@ mod exit;
 mod http;
 mod import;
 mod job;
+mod keys;
 mod login;
 mod nkeys;
 mod options;
@@ -84,5 +85,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Results(args) => results::run(&global, args).await,
         Command::Dead(args) => dead::run(&global, args).await,
         Command::Nkeys(args) => nkeys::run(&global, &args),
+        Command::Seal(args) => keys::seal(&global, args),
+        Command::Sign(args) => keys::sign(&global, args),
     }
 }

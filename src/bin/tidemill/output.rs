@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use anstyle::{AnsiColor, Style};
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
@@ -68,6 +69,25 @@ pub(crate) fn shown_payload(bytes: &[u8]) -> anyhow::Result<()> {
         Value::String(text) => Ok(line(&text)?),
         document => pretty(&document),
     }
+}
+
+/// Prints a payload for people, or that it is sealed, and why it is not opened.
+pub(crate) fn shown_or_sealed(
+    sealed_with: Option<String>,
+    payload: tidemill::Result<Bytes>,
+) -> anyhow::Result<()> {
+    if let Some(key) = sealed_with {
+        field("sealed", &format!("with key {key}"))?;
+    }
+    match payload {
+        Ok(payload) => shown_payload(&payload),
+        Err(problem) => Ok(line(&dim(&format!("           {problem}; give --seal-keys")))?),
+    }
+}
+
+/// What stands for something that is sealed.
+pub(crate) fn sealed(key: &str) -> String {
+    format!("sealed with key {key}")
 }
 
 /// A table in the manner of the nats command line.

@@ -128,6 +128,8 @@ pub(crate) fn tell(global: &Global, completion: &Completion) -> anyhow::Result<(
     }
     if let Some(result) = &completion.result {
         line.push_str(&format!(" -> {}", result.get()));
+    } else if let Some(key) = completion.sealed_with() {
+        line.push_str(&format!(" -> {}", output::sealed(key)));
     }
     Ok(output::line(&line)?)
 }

@@ -13,8 +13,9 @@ use crate::agent::{Agent, AgentArgs};
 use crate::cli::{Global, duration};
 use crate::exec::{self, Assignment};
 use crate::exit::{Exit, UsageError};
+use crate::login::Given;
 use crate::signals::StopSignals;
-use crate::{http, output};
+use crate::{http, keys, output};
 
 const AFTER_HELP: &str = "\
 A command gets the payload on standard input and TIDEMILL_ID, TIDEMILL_RUN, TIDEMILL_KIND,
@@ -41,6 +42,10 @@ pub(crate) struct WorkArgs {
     /// Post jobs of this kind to this URL
     #[arg(long, value_name = "KIND=URL")]
     http: Vec<Assignment>,
+    /// Take only jobs that one of these public nkeys has signed, and bury others: U…, or a file with one
+    /// a line
+    #[arg(long, value_name = "KEY|FILE", num_args = 1..)]
+    require_signed: Vec<Given>,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -151,11 +156,20 @@ pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit>
                        KIND=URL, or an agent runtime's --run-store or --event-publisher";
         return Err(UsageError(message.into()).into());
     }
+    let trusted = match &args.require_signed[..] {
+        [] => None,
+        given => Some(keys::trusted(given)?),
+    };
     let mut signals = StopSignals::new()?;
     let client = global.client().await?;
     let mut worker = args.limits.apply(Worker::builder(&client));
     for WeightedQueue(queue, weight) in &args.queues {
         worker = worker.weighted_queue(queue.as_str(), *weight);
+    }
+    if let Some(trusted) = trusted {
+        for queue in queue_names(&args) {
+            worker = worker.require_signature(queue, trusted.clone());
+        }
     }
     for handler in handlers {
         worker = worker.handler(args.limits.limit(handler));
@@ -168,16 +182,21 @@ pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit>
     until_told(running, &mut signals).await
 }
 
+/// The queues that are worked.
+fn queue_names(args: &WorkArgs) -> Vec<&str> {
+    match &args.queues[..] {
+        [] => vec!["default"],
+        queues => queues.iter().map(|queue| queue.0.as_str()).collect(),
+    }
+}
+
 fn announce(global: &Global, running: &Running, args: &WorkArgs, agent: Option<&Agent>) {
     if global.quiet {
         return;
     }
     let named = args.exec.iter().chain(&args.http).map(|handler| handler.kind.as_str());
     let kinds: Vec<&str> = named.chain(agent.into_iter().flat_map(|_| Agent::KINDS)).collect();
-    let mut queues: Vec<&str> = args.queues.iter().map(|queue| queue.0.as_str()).collect();
-    if queues.is_empty() {
-        queues.push("default");
-    }
+    let queues = queue_names(args);
     output::to_stderr(&format!(
         "{} works {} of queue {}; Ctrl-C drains",
         running.name(),

@@ -127,9 +127,9 @@ pub(crate) async fn run(global: &Global, args: JobArgs) -> anyhow::Result<Exit> 
 async fn get(global: &Global, client: &Client, args: &GetArgs) -> anyhow::Result<Exit> {
     for job in client.job(&args.queue, args.kind.as_ref(), &args.id).await? {
         if global.json {
-            output::json(&whole(&job))?;
+            output::json(&whole(client, &job))?;
         } else {
-            show(&job)?;
+            show(client, &job)?;
         }
     }
     Ok(Exit::Ok)
@@ -142,7 +142,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-fn whole(job: &JobInfo) -> Value {
+fn whole(client: &Client, job: &JobInfo) -> Value {
     let mut shown = summary(job);
     shown["attempts"] = json!(job.attempts);
     if matches!(job.state, JobState::Ended(_)) {
@@ -151,7 +151,10 @@ fn whole(job: &JobInfo) -> Value {
     }
     let headers: Vec<(&str, &str)> = job.headers.iter().collect();
     shown["headers"] = json!(headers);
-    shown["payload"] = output::payload(&job.payload);
+    shown["payload"] = match job.open(client) {
+        Ok(payload) => output::payload(&payload),
+        Err(_) => Value::Null,
+    };
     shown
 }
 
@@ -167,6 +170,9 @@ fn summary(job: &JobInfo) -> Value {
     if !matches!(job.state, JobState::Ended(_)) {
         shown["tags"] = json!(job.tags);
     }
+    if let Some(key) = job.sealed_with() {
+        shown["sealed_with"] = json!(key);
+    }
     match &job.state {
         JobState::Scheduled(at) | JobState::BackingOff(at) => {
             shown["until"] = json!(output::moment(at));
@@ -178,7 +184,7 @@ fn summary(job: &JobInfo) -> Value {
     shown
 }
 
-fn show(job: &JobInfo) -> anyhow::Result<()> {
+fn show(client: &Client, job: &JobInfo) -> anyhow::Result<()> {
     output::field("id", job.id.as_str())?;
     output::field("run", job.run.as_str())?;
     output::field("kind", job.kind.as_str())?;
@@ -194,7 +200,7 @@ fn show(job: &JobInfo) -> anyhow::Result<()> {
     match &job.state {
         JobState::Ended(completion) => show_end(completion),
         _ if job.payload.is_empty() => Ok(()),
-        _ => output::shown_payload(&job.payload),
+        _ => output::shown_or_sealed(job.sealed_with(), job.open(client)),
     }
 }
 
@@ -211,6 +217,8 @@ fn show_end(completion: &Completion) -> anyhow::Result<()> {
     }
     if let Some(result) = &completion.result {
         output::field("result", result.get())?;
+    } else if let Some(key) = completion.sealed_with() {
+        output::field("result", &output::sealed(key))?;
     }
     if completion.status == Status::Dead {
         let hint = format!("tidemill dead show {} has its payload", completion.id);
@@ -272,7 +280,10 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
             job.kind.to_string(),
             job.priority.to_string(),
             output::clock(&job.enqueued_at),
-            describe(&job.state),
+            match job.sealed_with() {
+                Some(key) => format!("{}, {}", describe(&job.state), output::sealed(&key)),
+                None => describe(&job.state),
+            },
         ]);
         if shown % ROWS == 0 {
             output::line(&std::mem::replace(&mut table, self::table()).to_string())?;
