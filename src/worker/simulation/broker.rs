@@ -47,6 +47,8 @@ pub(super) struct Broker {
     next: u64,
     pub(super) records: Vec<Records>,
     pub(super) is_dead_full: bool,
+    /// Whether it has ever forgotten deliveries.
+    pub(super) has_forgotten: bool,
 }
 
 impl Broker {
@@ -59,6 +61,7 @@ impl Broker {
             next: 1,
             records: (0..runs).map(|_| Records::default()).collect(),
             is_dead_full: false,
+            has_forgotten: false,
         };
         for run in 0..runs {
             broker.store(run, false);
@@ -118,6 +121,7 @@ impl Broker {
 
     /// Forgets that anything was ever handed out.
     pub(super) fn forget_deliveries(&mut self) {
+        self.has_forgotten = true;
         for message in self.messages.values_mut() {
             message.delivered = 0;
             message.until = None;

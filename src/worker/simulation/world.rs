@@ -56,6 +56,8 @@ struct Hold {
     options: JobHeaders,
     stored: Time,
     renewed: Time,
+    /// Which delivery it is.
+    delivered: u64,
     attempt: Attempt,
     stage: Stage,
 }
@@ -270,6 +272,9 @@ impl World {
         let Stage::Recording { settlement, started_at, done } = &hold.stage else { return hold };
         let (run, now) = (hold.run, self.broker.now);
         let Some(step) = steps(settlement, *started_at).get(*done) else {
+            if self.harm == Harm::Mild {
+                self.check_record(&hold, settlement, *started_at);
+            }
             hold.stage = Stage::Recorded(last_word(settlement));
             return hold;
         };
@@ -299,6 +304,19 @@ impl World {
             *done += 1;
         }
         hold
+    }
+
+    /// That who looks from now on counts the attempt by what became of it.
+    fn check_record(&self, hold: &Hold, settlement: &Settlement, started_at: Option<Time>) {
+        let number = hold.attempt.number;
+        let counted = match (settlement, started_at) {
+            (Settlement::Retry { .. }, _) | (Settlement::Bury { .. }, Some(_)) => number,
+            (Settlement::Snooze { .. }, _) | (Settlement::Release { .. }, Some(_)) => number - 1,
+            (Settlement::Complete { .. } | Settlement::Cancel { .. } | Settlement::Expire, _)
+            | (Settlement::Forget | Settlement::PutOff { .. }, _)
+            | (Settlement::Bury { .. } | Settlement::Release { .. }, None) => return,
+        };
+        assert_eq!(self.broker.records[hold.run].history().used, counted, "{settlement:?}");
     }
 
     /// Keeps the truth about an attempt whose end goes on record.
@@ -343,6 +361,11 @@ impl World {
     fn say(&mut self, hold: &Hold, word: Word) {
         if !hold.is_ours(self.broker.now) {
             return;
+        }
+        // A broker that has forgotten a delivery gives the same job to two who both have it.
+        let there = self.broker.messages.get(&hold.sequence);
+        if let Some(there) = there.filter(|_| !self.broker.has_forgotten) {
+            assert_eq!(there.delivered, hold.delivered, "a word about another's delivery");
         }
         match word {
             Word::Ack => {
@@ -444,6 +467,7 @@ impl Worker {
             options: JobHeaders { attempts_used, ..JobHeaders::default() },
             stored: message.stored,
             renewed: broker.now,
+            delivered: message.delivered,
             attempt: Attempt::UNDISTURBED,
             stage: Stage::Fresh(sight),
         });
