@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_is_slow_is_compared_and_the_faster_way_taken() {
         assert_eq!(ways(&mut Ways::default(), 640, 800, 40), (10, 630));
-        assert_eq!(ways(&mut Ways::default(), 640, 800, 1600), (629, 11));
+        assert_eq!(ways(&mut Ways::default(), 640, 800, 1600), (630, 10));
     }
 
     #[test]
