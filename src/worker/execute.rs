@@ -35,7 +35,7 @@ enum Ended {
 }
 
 /// Runs one attempt and queues what becomes of its job.
-pub(super) async fn attempt(shared: &Shared, work: Work) {
+pub(super) async fn attempt(shared: &Shared, mut work: Work) {
     let Some(handler) = shared.handlers.get(&work.key.kind) else {
         // Admission lets through only kinds that are registered.
         return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
@@ -49,12 +49,21 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
     if work.lease.stopped().is_some() {
         return shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
     }
-    if work.attempt.announce
-        && let Err(error) = announce(shared, &work).await
-    {
-        tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
-        let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
-        return shared.settle(work, Settlement::Release { delay }).await;
+    if work.attempt.announce {
+        match shared.write_down(&work, work.attempt.ledger, AttemptEvent::Started, |_| {}).await {
+            Ok(Some(entry)) => work.attempt.ledger = entry,
+            Ok(None) => return shared.release(&work),
+            Err(error) => {
+                tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
+                let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
+                return shared.settle(work, Settlement::Release { delay }).await;
+            }
+        }
+        // It may have taken long, or the whole process was halted meanwhile.
+        if work.lease.settle_at(Instant::now()).is_none() {
+            tracing::warn!(job = %work.key.id, "the lease is lost before the attempt began");
+            return shared.release(&work);
+        }
     }
     let span = tracing::info_span!(
         "job",
@@ -69,10 +78,6 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         tracing::warn!(job = %work.key.id, "the lease is lost; another worker has the job");
         shared.release(&work);
     }
-}
-
-async fn announce(shared: &Shared, work: &Work) -> crate::Result<()> {
-    shared.recorder.attempt(work, AttemptEvent::Started, |_| {}).await
 }
 
 async fn run(shared: &Shared, handler: &Handler, work: &Work, started_at: Time) -> Ended {

@@ -17,13 +17,15 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::job::Work;
+use super::lease::Stop;
+use super::record::Entered;
 use super::together::{Completed, complete};
 use crate::broker::{AckSubject, MAX_INGEST};
 use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::{BuryReason, Settlement};
 use crate::wire::time::{self, Time};
-use crate::wire::{AttemptEvent, ErrorInfo, Status};
+use crate::wire::{AttemptEvent, AttemptRecord, ErrorInfo, Status};
 
 /// Settlements that wait at most; a worker that cannot settle stops starting jobs.
 const QUEUE: usize = 1024;
@@ -59,6 +61,9 @@ pub(super) enum Word {
     Ack,
     Nak(Duration),
 }
+
+/// Of a job whose lease is lost nothing is said, whatever the word.
+const NOT_SAID: Word = Word::Ack;
 
 /// Where settlements go.
 #[derive(Debug)]
@@ -170,7 +175,7 @@ impl Shared {
     /// Puts on record what became of a job.
     async fn record(&self, item: &ToSettle) -> Result<Word> {
         let ToSettle { work, settlement, started_at } = item;
-        let recorder = &self.recorder;
+        let (recorder, after) = (&self.recorder, work.attempt.ledger);
         match settlement {
             Settlement::Complete { result } => {
                 recorder.fence(work, recorder.done(work, *started_at, result)).await?;
@@ -193,28 +198,32 @@ impl Shared {
             Settlement::Bury { reason, error } => self.bury(item, *reason, error).await,
             Settlement::Retry { delay, error } => {
                 let retry_at = time::after(self.clock.now(), *delay);
-                recorder
-                    .attempt(work, AttemptEvent::Failed, |entry| {
-                        entry.retry_at = Some(retry_at);
-                        entry.error = Some(error.clone());
-                    })
-                    .await?;
-                self.put_off(work, *delay, work.attempt.number).await
+                let entered = self.write_down(work, after, AttemptEvent::Failed, |entry| {
+                    entry.retry_at = Some(retry_at);
+                    entry.error = Some(error.clone());
+                });
+                match entered.await? {
+                    Some(_) => self.put_off(work, *delay, work.attempt.number).await,
+                    None => Ok(NOT_SAID),
+                }
             }
             Settlement::Snooze { delay, snoozes } => {
                 let retry_at = time::after(self.clock.now(), *delay);
-                recorder
-                    .attempt(work, AttemptEvent::Snoozed, |entry| {
-                        entry.retry_at = Some(retry_at);
-                        entry.snoozes = *snoozes;
-                    })
-                    .await?;
-                self.put_off(work, *delay, work.attempt.number.saturating_sub(1)).await
+                let entered = self.write_down(work, after, AttemptEvent::Snoozed, |entry| {
+                    entry.retry_at = Some(retry_at);
+                    entry.snoozes = *snoozes;
+                });
+                let used = work.attempt.number.saturating_sub(1);
+                match entered.await? {
+                    Some(_) => self.put_off(work, *delay, used).await,
+                    None => Ok(NOT_SAID),
+                }
             }
             Settlement::PutOff { delay, used } => self.put_off(work, *delay, *used).await,
             Settlement::Release { delay } => {
                 if started_at.is_some() {
-                    recorder.attempt(work, AttemptEvent::Released, |_| {}).await?;
+                    // Where another has gone on with it, what is said next is not said.
+                    self.write_down(work, after, AttemptEvent::Released, |_| {}).await?;
                 }
                 Ok(Word::Nak(*delay))
             }
@@ -224,21 +233,23 @@ impl Shared {
     /// Dead letter, then completion, then ack.
     async fn bury(&self, item: &ToSettle, reason: BuryReason, error: &ErrorInfo) -> Result<Word> {
         let ToSettle { work, started_at, .. } = item;
-        let recorder = &self.recorder;
+        let (recorder, mut after) = (&self.recorder, work.attempt.ledger);
         if started_at.is_some() {
             // So that a crash from here on does not run the job once more.
-            recorder
-                .attempt(work, AttemptEvent::Failed, |entry| {
-                    entry.error = Some(error.clone());
-                    entry.reason = Some(reason.as_str().to_owned());
-                })
-                .await?;
+            let entered = self.write_down(work, after, AttemptEvent::Failed, |entry| {
+                entry.error = Some(error.clone());
+                entry.reason = Some(reason.as_str().to_owned());
+            });
+            match entered.await? {
+                Some(entry) => after = entry,
+                None => return Ok(NOT_SAID),
+            }
         }
         let letter = match recorder.dead_letter(work, reason, error).await {
             Ok(letter) => letter,
             Err(full) if full.is_full() => {
                 tracing::warn!(job = %work.key.id, error = %full, "no room for a dead letter");
-                return self.bury_later(work, reason, error).await;
+                return self.bury_later(work, after, reason, error).await;
             }
             Err(error) => return Err(error),
         };
@@ -255,14 +266,38 @@ impl Shared {
         Ok(Word::Ack)
     }
 
-    async fn bury_later(&self, work: &Work, reason: BuryReason, error: &ErrorInfo) -> Result<Word> {
-        self.recorder
-            .attempt(work, AttemptEvent::ToBury, |entry| {
-                entry.error = Some(error.clone());
-                entry.reason = Some(reason.as_str().to_owned());
-            })
-            .await?;
+    async fn bury_later(
+        &self,
+        work: &Work,
+        after: u64,
+        reason: BuryReason,
+        error: &ErrorInfo,
+    ) -> Result<Word> {
+        let entered = self.write_down(work, after, AttemptEvent::ToBury, |entry| {
+            entry.error = Some(error.clone());
+            entry.reason = Some(reason.as_str().to_owned());
+        });
+        entered.await?;
         Ok(Word::Nak(DEAD_FULL_DELAY))
+    }
+
+    /// Adds an entry to the ledger behind the one at `after`; its sequence. `None` where another worker
+    /// has added one since, and so has the job: the lease is lost, whatever was thought of it.
+    pub(super) async fn write_down(
+        &self,
+        work: &Work,
+        after: u64,
+        event: AttemptEvent,
+        fill: impl FnOnce(&mut AttemptRecord),
+    ) -> Result<Option<u64>> {
+        match self.recorder.attempt(work, after, event, fill).await? {
+            Entered::Stored(sequence) => Ok(Some(sequence)),
+            Entered::Overtaken => {
+                tracing::warn!(job = %work.key.id, "another worker has gone on with the job");
+                work.lease.stop(Stop::LeaseLost);
+                Ok(None)
+            }
+        }
     }
 
     /// Tells the broker of a group, and returns when it has seen all of it. What it does not see is
