@@ -36,6 +36,20 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// What is logged.
+    pub(crate) fn log_level(&self) -> &'static str {
+        match (self.global.quiet, self.global.verbose, &self.command) {
+            // That its broker is gone is what is asked for.
+            (_, 0, Command::Chaos(args)) if args.breaks_its_own() => "off",
+            (true, _, _) => "error",
+            (false, 0, _) => "warn,tidemill=warn",
+            (false, 1, _) => "warn,tidemill=info",
+            (false, _, _) => "info,tidemill=debug",
+        }
+    }
+}
+
 /// What all commands share.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "General")]

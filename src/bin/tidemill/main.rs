@@ -53,7 +53,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    output::log_to_stderr(cli.global.verbose, cli.global.quiet);
+    output::log_to_stderr(cli.log_level());
     let json = cli.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

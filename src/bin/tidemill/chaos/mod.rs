@@ -102,6 +102,16 @@ pub(crate) struct NoteArgs {
     healed: Option<String>,
 }
 
+impl ChaosArgs {
+    /// Whether it is a run of its own, and no part of one.
+    pub(crate) fn breaks_its_own(&self) -> bool {
+        match self.verb {
+            None | Some(Verb::Run(_)) => true,
+            Some(Verb::Worker(_) | Verb::Producer(_) | Verb::Check(_) | Verb::Note(_)) => false,
+        }
+    }
+}
+
 pub(crate) async fn run(global: &Global, args: ChaosArgs) -> anyhow::Result<Exit> {
     let connect = global.connect.clone().with_seed_of_environment();
     let global = &Global { connect, ..global.clone() };
