@@ -126,9 +126,10 @@ impl Mill {
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {
-        Ok(match self {
+        match self {
             Self::One(broker) => broker.stop().await?,
             Self::Three(cluster, _) => cluster.stop().await?,
-        })
+        }
+        Ok(())
     }
 }

@@ -94,7 +94,7 @@ impl Report {
             table.add_row([what, &seen, must]);
         };
         row("seed", self.seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string()), "");
-        row("faults", listed(&self.faults), "");
+        row("faults", listed(&self.faults).replace(", ", "\n"), "");
         row(
             "enqueued",
             format!("{ok} ok, {unknown} unknown, {refused} refused, {duplicate} duplicate"),

@@ -160,7 +160,7 @@ pub(super) async fn run(global: &Global, args: RunArgs) -> anyhow::Result<Exit> 
         Run { global, args: &args, wish, history: &history, journal: &journal, stage: &stage };
     let again = args.again(seed);
     let (report, ending) = run
-        .from_start_to_end(&mut signals)
+        .whole(&mut signals)
         .await
         .with_context(|| format!("the run was not checked; the same again: {again}"))?;
     report::tell(global, &report, Some(&again))?;
@@ -190,10 +190,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn from_start_to_end(
-        &self,
-        signals: &mut StopSignals,
-    ) -> anyhow::Result<(Report, Ending)> {
+    async fn whole(&self, signals: &mut StopSignals) -> anyhow::Result<(Report, Ending)> {
         let Self { args, wish, journal, stage, .. } = self;
         let queue = Queue::new(DEFAULT_QUEUE)?;
         let Wish { seed, ack_wait_ms, .. } = *wish;

@@ -52,9 +52,11 @@ pub(super) fn lost(books: &Books, report: &mut Report) {
     report.violated_by("confirmed, but without an end", &ids);
 }
 
+type Question = fn(&Job) -> bool;
+
 /// What was run or recorded though nobody enqueued it, or not like that.
 pub(super) fn phantoms(books: &Books, report: &mut Report) {
-    let questions: [(&str, fn(&Job) -> bool); 5] = [
+    let questions: [(&str, Question); 5] = [
         ("started or ended, though nobody enqueued it", is_of_nobody),
         ("refused to its producer, and yet it was there", is_refused_and_there),
         ("of another payload than was enqueued", is_of_another_payload),

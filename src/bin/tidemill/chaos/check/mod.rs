@@ -58,8 +58,14 @@ fn emptied(books: &Books, report: &mut Report) {
         return;
     };
     report.streams = streams;
+    // As where a broker was stopped between an ack and the deletion that follows it.
+    let is_beyond_reach = streams.waiting + streams.unsettled == 0;
+    let on_lanes = match is_beyond_reach {
+        true => "messages on its lanes that none of its consumers will ever hand out",
+        false => "messages on its lanes",
+    };
     for (count, of_what) in [
-        (streams.jobs, "messages on its lanes"),
+        (streams.jobs, on_lanes),
         (streams.waiting, "messages that its consumers have not handed out"),
         (streams.unsettled, "messages that its consumers wait to be settled"),
         (streams.timers, "timers"),
