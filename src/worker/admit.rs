@@ -167,7 +167,8 @@ pub(crate) fn admit(
         };
         return Admission::Bury { reason, error, attempts: used };
     }
-    Admission::Run(Attempt { number: used + 1, snoozes: history.snoozes, announce: true })
+    let History { snoozes, ledger, .. } = history;
+    Admission::Run(Attempt { number: used + 1, snoozes, announce: true, ledger })
 }
 
 /// What keeps a job that has not started from starting now: not due, or expired.
@@ -289,7 +290,8 @@ mod tests {
     #[test]
     fn the_larger_of_header_and_ledger_counts() {
         let copied = JobHeaders { attempts_used: Some(1), ..JobHeaders::default() };
-        let run = |number| Admission::Run(Attempt { number, snoozes: 0, announce: true });
+        let run =
+            |number| Admission::Run(Attempt { number, snoozes: 0, announce: true, ledger: 0 });
         assert_eq!(admitted(&copied, History::default(), 200), run(2));
         assert_eq!(admitted(&copied, History { used: 2, ..History::default() }, 200), run(3));
         assert_eq!(admitted(&JobHeaders::default(), History::default(), 200), run(1));

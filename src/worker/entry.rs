@@ -32,13 +32,14 @@ impl Work {
 
 impl Shared {
     /// Decides about a job that may have been run before.
-    pub(super) async fn admit_by_record(self: &Arc<Self>, work: Work, sight: Sight) {
+    pub(super) async fn admit_by_record(self: &Arc<Self>, mut work: Work, sight: Sight) {
         match self.history(&work).await {
             Ok(history) => {
                 let of_kind = self.handlers.get(&work.key.kind).map(|handler| &handler.policy);
                 // A kind that is not known here is not judged by attempts.
                 let generous = RetryPolicy { max_retries: u32::MAX, ..RetryPolicy::default() };
                 let policy = work.policy(of_kind.unwrap_or(&generous));
+                work.attempt.ledger = history.ledger;
                 let admission = admit(work.as_candidate(), history, &policy, self.clock.now());
                 let admission = match (admission, sight) {
                     // Of an undisturbed first attempt nothing need be written down.

@@ -37,7 +37,7 @@ enum Ended {
 }
 
 /// Runs one attempt and queues what becomes of its job.
-pub(super) async fn attempt(shared: &Shared, work: Work) {
+pub(super) async fn attempt(shared: &Shared, mut work: Work) {
     let Some(handler) = shared.handlers.get(&work.key.kind) else {
         // Admission lets through only kinds that are registered.
         return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
@@ -55,12 +55,21 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
         Ok(payload) => payload,
         Err(problem) => return bury_unopened(shared, work, problem).await,
     };
-    if work.attempt.announce
-        && let Err(error) = announce(shared, &work).await
-    {
-        tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
-        let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
-        return shared.settle(work, Settlement::Release { delay }).await;
+    if work.attempt.announce {
+        match shared.write_down(&work, work.attempt.ledger, AttemptEvent::Started, |_| {}).await {
+            Ok(Some(entry)) => work.attempt.ledger = entry,
+            Ok(None) => return shared.release(&work),
+            Err(error) => {
+                tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
+                let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
+                return shared.settle(work, Settlement::Release { delay }).await;
+            }
+        }
+        // It may have taken long, or the whole process was halted meanwhile.
+        if work.lease.settle_at(Instant::now()).is_none() {
+            tracing::warn!(job = %work.key.id, "the lease is lost before the attempt began");
+            return shared.release(&work);
+        }
     }
     let span = tracing::info_span!(
         "job",
@@ -94,10 +103,6 @@ async fn bury_unopened(shared: &Shared, mut work: Work, problem: String) {
     let reason = BuryReason::Unsealable;
     let error = ErrorInfo::new(reason.as_str(), problem);
     shared.settle(work, Settlement::Bury { reason, error }).await;
-}
-
-async fn announce(shared: &Shared, work: &Work) -> crate::Result<()> {
-    shared.recorder.attempt(work, AttemptEvent::Started, |_| {}).await
 }
 
 async fn run(

@@ -32,6 +32,8 @@ pub(crate) struct History {
     pub(crate) to_bury: Option<String>,
     /// The last error.
     pub(crate) error: Option<ErrorInfo>,
+    /// The sequence of its ledger's last entry, or 0.
+    pub(crate) ledger: u64,
 }
 
 impl History {
@@ -47,6 +49,7 @@ impl History {
             was_lost: last.event == AttemptEvent::Started,
             to_bury: last.reason,
             error: last.error,
+            ledger: 0,
         }
     }
 }
@@ -69,6 +72,7 @@ pub(crate) async fn look_up(
     )?;
     let has_ended =
         ended.and_then(|record| parse_record::<Completion>(key, &record.payload)).is_some();
+    let sequence = last.as_ref().map_or(0, |last| last.sequence);
     let last = match last {
         Some(last) => match parse_record(key, &last.payload) {
             Some(entry) => Some(entry),
@@ -76,7 +80,8 @@ pub(crate) async fn look_up(
         },
         None => None,
     };
-    Ok(History { has_ended, ..last.map_or_else(History::default, History::of) })
+    let of_ledger = last.map_or_else(History::default, History::of);
+    Ok(History { has_ended, ledger: sequence, ..of_ledger })
 }
 
 /// The last entry of a ledger whose very last message, of this sequence, is none.

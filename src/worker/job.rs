@@ -54,11 +54,15 @@ pub(crate) struct Attempt {
     /// Whether the attempt has to be written down before it starts. Only an undisturbed first one
     /// need not be.
     pub(crate) announce: bool,
+    /// The sequence of the run's last entry in the ledger, as far as it is known here; 0 for none.
+    /// Whoever adds an entry expects it to be the last: who was held up is not to take back what
+    /// another has entered since.
+    pub(crate) ledger: u64,
 }
 
 impl Attempt {
     /// The first of a job that nobody has touched.
-    pub(crate) const UNDISTURBED: Self = Self { number: 1, snoozes: 0, announce: false };
+    pub(crate) const UNDISTURBED: Self = Self { number: 1, snoozes: 0, announce: false, ledger: 0 };
 }
 
 impl Held {

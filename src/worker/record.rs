@@ -18,7 +18,7 @@ use crate::topology::StreamNames;
 use crate::wire::time::Time;
 use crate::wire::{
     AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Headers, RecordKind, Status,
-    name, record_subject,
+    name, parse_record, record_subject,
 };
 
 /// What a record leaves free of the server's largest message, in bytes.
@@ -33,6 +33,23 @@ const USUAL_RECORD_BYTES: usize = 512;
 /// How often a fenced publish is tried again because others are at it.
 const FENCE_TRIES: usize = 20;
 const FENCE_PAUSE: Duration = Duration::from_millis(20);
+
+/// What became of an entry of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// It stands there with this sequence.
+    Stored(u64),
+    /// Another worker has gone on with the job meanwhile.
+    Overtaken,
+}
+
+/// Whether an entry is one of ours from before, whose confirmation did not come.
+fn is_as(there: &AttemptRecord, ours: &AttemptRecord) -> bool {
+    let is_of_us = there.worker == ours.worker && there.seq == ours.seq;
+    // Behind a failure there may be that it is to be buried.
+    let is_of_now = there.event == ours.event || there.event == AttemptEvent::ToBury;
+    is_of_us && is_of_now && there.attempt == ours.attempt
+}
 
 /// Writes records in the name of one worker.
 #[derive(Clone)]
@@ -51,13 +68,15 @@ impl Recorder {
         &self.streams[work.lane.queue]
     }
 
-    /// Adds an entry to the ledger, and waits until it is stored.
+    /// Adds an entry to the ledger behind the one at `after`, and waits until it is stored. Where
+    /// another has added one since, this one comes too late and is not.
     pub(super) async fn attempt(
         &self,
         work: &Work,
+        after: u64,
         event: AttemptEvent,
         fill: impl FnOnce(&mut AttemptRecord),
-    ) -> Result<()> {
+    ) -> Result<Entered> {
         let mut record = AttemptRecord {
             v: AttemptRecord::V,
             id: work.key.id.clone(),
@@ -76,12 +95,28 @@ impl Recorder {
         record.error = record.error.map(ErrorInfo::cut);
         let subject = record_subject(&self.namespace, RecordKind::Attempt, &work.key);
         let body = to_json(&record)?;
-        match self.conn.store(subject, &Headers::new(), body, Expect::Anything).await? {
-            Published::Stored(_) => Ok(()),
-            Published::WrongLast(_) | Published::InFlight => {
-                Err(Error::new(ErrorKind::Broker, "the broker refused an unconditional publish"))
+        let (none, mut expected) = (Headers::new(), after);
+        for _ in 0..FENCE_TRIES {
+            let expect = Expect::Last(expected);
+            match self.conn.store(subject.clone(), &none, body.clone(), expect).await? {
+                Published::Stored(sequence) => return Ok(Entered::Stored(sequence)),
+                Published::InFlight => sleep(FENCE_PAUSE).await,
+                Published::WrongLast(last) => {
+                    match self.entry_at(work, last).await? {
+                        Some(entry) if is_as(&entry, &record) => return Ok(Entered::Stored(last)),
+                        Some(_) => return Ok(Entered::Overtaken),
+                        // What stands there is no entry of this run: go behind it.
+                        None => expected = last,
+                    }
+                }
             }
         }
+        Err(Error::new(ErrorKind::Unknown, format!("cannot add an entry to {subject}")))
+    }
+
+    async fn entry_at(&self, work: &Work, sequence: u64) -> Result<Option<AttemptRecord>> {
+        let there = self.conn.by_sequence(&self.streams(work).attempts, sequence).await?;
+        Ok(there.and_then(|there| parse_record(&work.key, &there.payload)))
     }
 
     /// The completion of a run, to be filled in.

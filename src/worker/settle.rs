@@ -17,6 +17,8 @@ use tokio_util::task::TaskTracker;
 
 use super::Shared;
 use super::job::Work;
+use super::lease::Stop;
+use super::record::Entered;
 use super::steps::{Step, fill, steps};
 use super::together::{Completed, complete};
 use crate::broker::{AckSubject, MAX_INGEST};
@@ -24,7 +26,7 @@ use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::Settlement;
 use crate::wire::time::Time;
-use crate::wire::{AttemptEvent, Completion, Status};
+use crate::wire::{AttemptEvent, AttemptRecord, Completion, Status};
 
 /// Settlements that wait at most; a worker that cannot settle stops starting jobs.
 const QUEUE: usize = 1024;
@@ -60,6 +62,9 @@ pub(super) enum Word {
     Ack,
     Nak(Duration),
 }
+
+/// Of a job whose lease is lost nothing is said, whatever the word.
+const NOT_SAID: Word = Word::Ack;
 
 /// Where settlements go.
 #[derive(Debug)]
@@ -172,15 +177,20 @@ impl Shared {
     async fn record(&self, item: &ToSettle) -> Result<Word> {
         let ToSettle { work, settlement, started_at } = item;
         let recorder = &self.recorder;
-        let mut letter = None;
+        let (mut letter, mut after) = (None, work.attempt.ledger);
         for step in steps(settlement, *started_at) {
             match step {
-                Step::Entry(event) => self.enter_ledger(work, settlement, *event).await?,
+                Step::Entry(event) => {
+                    match self.enter_ledger(work, after, settlement, *event).await? {
+                        Some(entry) => after = entry,
+                        None => return Ok(NOT_SAID),
+                    }
+                }
                 Step::Letter => match self.dead_letter(work, settlement).await {
                     Ok(stored) => letter = stored,
                     Err(full) if full.is_full() => {
                         tracing::warn!(job = %work.key.id, error = %full, "no room for a dead letter");
-                        self.enter_ledger(work, settlement, AttemptEvent::ToBury).await?;
+                        self.enter_ledger(work, after, settlement, AttemptEvent::ToBury).await?;
                         return Ok(Word::Nak(DEAD_FULL_DELAY));
                     }
                     Err(error) => return Err(error),
@@ -201,11 +211,31 @@ impl Shared {
     async fn enter_ledger(
         &self,
         work: &Work,
+        after: u64,
         settlement: &Settlement,
         event: AttemptEvent,
-    ) -> Result<()> {
+    ) -> Result<Option<u64>> {
         let now = self.clock.now();
-        self.recorder.attempt(work, event, |entry| fill(entry, settlement, now)).await
+        self.write_down(work, after, event, |entry| fill(entry, settlement, now)).await
+    }
+
+    /// Adds an entry to the ledger behind the one at `after`; its sequence. `None` where another worker
+    /// has added one since, and so has the job: the lease is lost, whatever was thought of it.
+    pub(super) async fn write_down(
+        &self,
+        work: &Work,
+        after: u64,
+        event: AttemptEvent,
+        fill: impl FnOnce(&mut AttemptRecord),
+    ) -> Result<Option<u64>> {
+        match self.recorder.attempt(work, after, event, fill).await? {
+            Entered::Stored(sequence) => Ok(Some(sequence)),
+            Entered::Overtaken => {
+                tracing::warn!(job = %work.key.id, "another worker has gone on with the job");
+                work.lease.stop(Stop::LeaseLost);
+                Ok(None)
+            }
+        }
     }
 
     /// Stores the dead letter of a job that is to be buried, and no other; its sequence.

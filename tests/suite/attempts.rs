@@ -261,3 +261,40 @@ async fn what_is_given_back_without_a_delay_runs_again_at_once() {
     assert!(started.elapsed() < Duration::from_secs(15), "after {:?}", started.elapsed());
     running.drain().await;
 }
+
+/// A worker that was held up writes down what it saw only after another has gone on with the job.
+#[tokio::test]
+async fn what_is_told_too_late_takes_no_attempt_back() {
+    let mill = Mill::with_ack_wait(SHORT_LEASE).await;
+    let (nats, seen) = (mill.nats().await, Seen::default());
+    let note = seen.clone();
+    let handler = Handler::raw("late", move |_, context: JobContext| {
+        let (nats, note) = (nats.clone(), note.clone());
+        async move {
+            note.push(context.attempt());
+            if context.attempt() > 1 {
+                return Ok(None);
+            }
+            let (id, run) = (context.id(), context.run());
+            let entry = format!(
+                r#"{{"v":1,"id":"{id}","run":"{run}","seq":1,"attempt":2,"event":"started",
+                "at":"2026-12-01T08:00:00.000Z","worker":"another"}}"#
+            );
+            let subject = format!("tidemill.attempts.default.late.{id}._");
+            nats.request(subject, entry.into()).await?;
+            Err(JobError::failed("told too late"))
+        }
+    });
+    let policy = RetryPolicy::new(5, Backoff::fixed(Duration::ZERO));
+    let running = mill.worker().handler(handler.retry(policy)).build().expect("valid");
+    let running = running.start().await.expect("starts");
+    let job = mill.client.enqueue(NewJob::raw("late", "{}")).await.expect("stored");
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Done, 3));
+    assert_eq!(seen.all(), [1, 3], "attempt 2 is another's");
+    let info = mill.client.job(job.queue(), None, job.id()).await.expect("known");
+    let ledger: Vec<_> =
+        info[0].attempts.iter().map(|entry| (entry.attempt, entry.event)).collect();
+    assert_eq!(ledger, [(2, AttemptEvent::Started), (3, AttemptEvent::Started)]);
+    running.drain().await;
+}

@@ -9,7 +9,7 @@ use tidemill::{Client, Namespace};
 use crate::connect::ConnectArgs;
 use crate::keys::{self, KeyArgs};
 use crate::{
-    bench, cron, dead, demo, dev, enqueue, import, job, nkeys, queue, results, setup, work,
+    bench, chaos, cron, dead, demo, dev, enqueue, import, job, nkeys, queue, results, setup, work,
 };
 
 const AFTER_HELP: &str = "\
@@ -37,8 +37,22 @@ pub(crate) struct Cli {
     pub(crate) command: Command,
 }
 
+impl Cli {
+    /// What is logged.
+    pub(crate) fn log_level(&self) -> &'static str {
+        match (self.global.quiet, self.global.verbose, &self.command) {
+            // That its broker is gone is what is asked for.
+            (_, 0, Command::Chaos(args)) if args.breaks_its_own() => "off",
+            (true, _, _) => "error",
+            (false, 0, _) => "warn,tidemill=warn",
+            (false, 1, _) => "warn,tidemill=info",
+            (false, _, _) => "info,tidemill=debug",
+        }
+    }
+}
+
 /// What all commands share.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "General")]
 pub(crate) struct Global {
     /// Print JSON: one document, or one per line where output streams
@@ -100,6 +114,8 @@ pub(crate) enum Command {
     Sign(keys::SignArgs),
     /// Measure how fast jobs go through
     Bench(bench::BenchArgs),
+    /// Break brokers and workers on purpose, and check that every promise holds
+    Chaos(chaos::ChaosArgs),
 }
 
 /// The verb that was called, such as `queue pause`.

@@ -18,7 +18,7 @@ use crate::output;
 const MAX_FILE_BYTES: u64 = 64 * 1024;
 
 /// What jobs are sealed, opened and signed with.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Keys")]
 pub(crate) struct KeyArgs {
     /// Seal payloads by the first key of this file, and open them and their results by any

@@ -3,6 +3,7 @@
 mod agent;
 mod ask;
 mod bench;
+mod chaos;
 mod cli;
 mod connect;
 mod cron;
@@ -54,7 +55,7 @@ fn main() -> ExitCode {
             };
         }
     };
-    output::log_to_stderr(cli.global.verbose, cli.global.quiet);
+    output::log_to_stderr(cli.log_level());
     let json = cli.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -73,6 +74,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { global, command } = cli;
     match command {
         Command::Bench(args) => bench::run(&global, args).await,
+        Command::Chaos(args) => chaos::run(&global, args).await,
         Command::Demo(args) => demo::run(&global, args).await,
         Command::Dev(args) => dev::run(&global, args).await,
         Command::Setup(args) => setup::run(&global, args).await,

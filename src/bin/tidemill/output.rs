@@ -138,14 +138,8 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Logs to standard error.
-pub(crate) fn log_to_stderr(verbose: u8, quiet: bool) {
-    let level = match (quiet, verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn,tidemill=warn",
-        (false, 1) => "warn,tidemill=info",
-        (false, _) => "info,tidemill=debug",
-    };
+/// Logs to standard error what is of this level, unless RUST_LOG says otherwise.
+pub(crate) fn log_to_stderr(level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
