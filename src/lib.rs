@@ -43,7 +43,7 @@
 //! | module | role |
 //! |---|---|
 //! | `agent` | the jobs of an agent runtime, its run store |
-//! | `control`, `dead` | operators' verbs: cancel, pause, purge; dead letters |
+//! | `control`, `dead`, `doctor` | operators' verbs: cancel, pause, purge; dead letters; what is not well |
 //! | `inspect` | where jobs stand |
 //! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
 //! | `cron` | what the broker enqueues by itself: added, listed, reconciled, paused |
@@ -127,8 +127,8 @@ pub use wire::{
 };
 pub use worker::{
     DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_PARK_OVER, DEFAULT_TIMEOUT,
-    DEFAULT_UNKNOWN_KIND_GRACE, Drained, Handler, HandlerResult, JobContext, Next, Order, Running,
-    Worker, WorkerBuilder,
+    DEFAULT_UNKNOWN_KIND_GRACE, Drained, Effect, Handler, HandlerResult, Health, HealthWatch,
+    JobContext, Next, Order, Reprovision, Running, Trouble, TroubleKind, Worker, WorkerBuilder,
 };
 
 /// The README's code, compiled.

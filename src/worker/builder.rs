@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::context::JobContext;
 use super::control::CancelledRuns;
 use super::handler::{Handler, HandlerResult, Middleware, Next};
+use super::health::{Place, Reprovision, Supervision};
 use super::lanes::{Lanes, Order};
 use super::park::DEFAULT_PARK_OVER;
 use super::record::Recorder;
@@ -55,6 +56,7 @@ pub struct WorkerBuilder {
     grace: Duration,
     unknown_kind_grace: Duration,
     park_over: Duration,
+    reprovision: Reprovision,
 }
 
 impl WorkerBuilder {
@@ -71,6 +73,7 @@ impl WorkerBuilder {
             grace: DEFAULT_GRACE,
             unknown_kind_grace: DEFAULT_UNKNOWN_KIND_GRACE,
             park_over: DEFAULT_PARK_OVER,
+            reprovision: Reprovision::default(),
         }
     }
 
@@ -158,6 +161,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// What is done about streams and consumers that vanish while the worker works. Default
+    /// [`Reprovision::Never`]: it says so, waits, and goes on when they are there again.
+    pub fn reprovision(mut self, reprovision: Reprovision) -> Self {
+        self.reprovision = reprovision;
+        self
+    }
+
     /// Checks the configuration.
     ///
     /// # Errors
@@ -191,6 +201,15 @@ impl WorkerBuilder {
             worker,
             streams: queues.iter().map(|queue| queue.streams.clone()).collect(),
         };
+        let places = queues
+            .iter()
+            .map(|queue| Place { queue: queue.name.clone(), streams: queue.streams.clone() });
+        let supervision = Supervision::new(
+            self.client.namespace().clone(),
+            places.collect(),
+            self.reprovision,
+            self.client.clock().clone(),
+        );
         let slots = self.concurrency;
         let lanes = Lanes::new(&queue_weights, &self.weights, self.order, slots, Instant::now());
         let shared = Shared {
@@ -207,6 +226,7 @@ impl WorkerBuilder {
             leases: Arc::default(),
             cancelled: CancelledRuns::default(),
             recorder: Arc::new(recorder),
+            supervision: Arc::new(supervision),
             settler,
             stop_fetching: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -265,6 +285,7 @@ impl QueueState {
             unknown: super::unknown::UnknownKinds::default(),
             memory: super::timing::Memory::default(),
             room: std::array::from_fn(|_| Arc::new(Notify::new())),
+            unsettled: super::unsettled::Unsettled::default(),
             name,
         }
     }

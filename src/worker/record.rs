@@ -74,7 +74,9 @@ impl Recorder {
         record.error = record.error.map(ErrorInfo::cut);
         let subject = record_subject(&self.namespace, RecordKind::Attempt, &work.key);
         let body = to_json(&record)?;
-        match self.conn.store(subject, &Headers::new(), body, Expect::Anything).await? {
+        let stream = &self.streams(work).attempts;
+        let stored = self.conn.store(subject, &Headers::new(), body, Expect::Anything).await;
+        match self.at(stream, stored).await? {
             Published::Stored(_) => Ok(()),
             Published::WrongLast(_) | Published::InFlight => {
                 Err(Error::new(ErrorKind::Broker, "the broker refused an unconditional publish"))
@@ -139,7 +141,16 @@ impl Recorder {
         completion.error = completion.error.map(ErrorInfo::cut);
         let body = self.fit(&mut completion)?;
         let stream = &self.streams(work).results;
-        fence(&self.conn, &self.namespace, stream, &work.key, body).await
+        let fenced = fence(&self.conn, &self.namespace, stream, &work.key, body).await;
+        self.at(stream, fenced).await
+    }
+
+    /// Has an error name the stream that it is about, and that it is gone if it is.
+    async fn at<T>(&self, stream: &str, stored: Result<T>) -> Result<T> {
+        match stored {
+            Ok(stored) => Ok(stored),
+            Err(error) => Err(self.conn.why_not_stored(stream, error).await.at(stream)),
+        }
     }
 
     /// The completion as JSON, without its result if that makes it larger than a message may be.
@@ -177,7 +188,8 @@ impl Recorder {
         let subject = record_subject(&self.namespace, RecordKind::Dead, &work.key);
         for _ in 0..FENCE_TRIES {
             let payload = work.payload.clone();
-            match self.conn.store(subject.clone(), &headers, payload, Expect::Last(0)).await? {
+            let stored = self.conn.store(subject.clone(), &headers, payload, Expect::Last(0)).await;
+            match self.at(&self.streams(work).dead, stored).await? {
                 Published::Stored(sequence) | Published::WrongLast(sequence) => {
                     return Ok(sequence);
                 }

@@ -16,3 +16,4 @@ mod results;
 mod setup;
 mod stop;
 mod support;
+mod trouble;

@@ -26,4 +26,5 @@ mod rearrange;
 mod refusals;
 mod share;
 mod support;
+mod trouble;
 mod unique;

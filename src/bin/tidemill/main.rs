@@ -19,6 +19,7 @@ mod login;
 mod options;
 mod output;
 mod queue;
+mod ready;
 mod results;
 mod setup;
 mod signals;

@@ -122,7 +122,8 @@ pub(crate) fn is_closed_pipe(error: &anyhow::Error) -> bool {
 pub(crate) fn log_to_stderr(verbose: u8, quiet: bool) {
     let level = match (quiet, verbose) {
         (true, _) => "error",
-        (false, 0) => "warn,tidemill=warn",
+        // What is the matter with a worker is told when it begins, and when it is over.
+        (false, 0) => "warn,tidemill=warn,tidemill::health=info",
         (false, 1) => "warn,tidemill=info",
         (false, _) => "info,tidemill=debug",
     };
