@@ -90,6 +90,7 @@ mod client;
 mod control;
 mod cron;
 mod dead;
+mod doctor;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
@@ -109,6 +110,7 @@ pub use client::{Client, Enqueue, Import, JobEvent, JobHandle, NewJob, RecordFil
 pub use control::{Cancellation, LaneInfo, QueueInfo};
 pub use cron::{Cron, CronChange, CronEntry, CronJob, Reconciled};
 pub use dead::{DeadFilter, DeadLetter};
+pub use doctor::{Finding, Revived, Severity, StuckJob, StuckJobs};
 pub use error::{Error, Result};
 pub use inspect::{JobFilter, JobInfo, JobState};
 pub use kind::Job;

@@ -4,6 +4,7 @@ mod bench;
 mod cron;
 mod dead;
 mod demo;
+mod doctor;
 mod enqueue;
 mod exec;
 mod http;

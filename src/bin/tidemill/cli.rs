@@ -7,7 +7,9 @@ use clap::{ArgMatches, Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{bench, cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work};
+use crate::{
+    bench, cron, dead, demo, dev, doctor, enqueue, import, job, queue, results, setup, work,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -86,6 +88,8 @@ pub(crate) enum Command {
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
     Dead(dead::DeadArgs),
+    /// Find what is not as it should be, and what to do about it; bring stuck jobs back
+    Doctor(doctor::DoctorArgs),
     /// Measure how fast jobs go through
     Bench(bench::BenchArgs),
 }

@@ -9,6 +9,7 @@ mod cron;
 mod dead;
 mod demo;
 mod dev;
+mod doctor;
 mod enqueue;
 mod exec;
 mod exit;
@@ -83,5 +84,6 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Queue(args) => queue::run(&global, args).await,
         Command::Results(args) => results::run(&global, args).await,
         Command::Dead(args) => dead::run(&global, args).await,
+        Command::Doctor(args) => doctor::run(&global, args).await,
     }
 }
