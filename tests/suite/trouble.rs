@@ -11,6 +11,7 @@ use tidemill::{
     Backoff, Client, ConnectOptions, Effect, Handler, Health, JobContext, JobError, JobHandle,
     Queue, QueueConfig, Reprovision, RetryPolicy, Running, Status, TroubleKind, Worker,
 };
+use tokio::sync::Notify;
 
 use crate::support::{Mill, Numbered, Seen, completion, eventually, numbered};
 
@@ -164,6 +165,41 @@ async fn a_worker_that_may_makes_the_consumer_again_and_attempts_stay_exact() {
     all.sort_unstable();
     assert_eq!(all, [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]);
     is_well(&running).await;
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn a_consumer_that_was_made_anew_unnoticed_leaves_attempts_exact() {
+    let mill = Mill::start().await;
+    let seen = Seen::default();
+    let (note, go) = (seen.clone(), Arc::new(Notify::new()));
+    let gone = go.clone();
+    let policy = RetryPolicy::new(3, Backoff::fixed(Duration::from_secs(2)));
+    let handler = Handler::new(move |job: Numbered, context: JobContext| {
+        note.push((job.n, context.attempt()));
+        let go = gone.clone();
+        async move {
+            match (job.n, context.attempt()) {
+                (0, 1) => return Err(JobError::failed("the first time")),
+                (0, _) => {}
+                (_, _) => go.notified().await,
+            }
+            Ok(())
+        }
+    });
+    let worker = mill.worker().concurrency(1).handler(handler.retry(policy));
+    let running = worker.build().expect("valid").start().await.expect("starts");
+    let failed = mill.client.enqueue(numbered(0)).await.expect("stored");
+    seen.wait_for(1).await;
+    let slow = mill.client.enqueue(numbered(1)).await.expect("stored");
+    seen.wait_for(2).await;
+    // The only slot is taken, so that no pull is open to hear of it.
+    api(&mill, "CONSUMER.DELETE.TIDEMILL_JOBS_default.normal").await;
+    mill.client.ensure_queue(&Queue::default()).await.expect("made again");
+    go.notify_one();
+    assert_eq!(completion(&slow).await.attempt, 1);
+    assert_eq!(completion(&failed).await.attempt, 2);
+    assert_eq!(seen.all(), [(0, 1), (1, 1), (0, 2)]);
     running.drain().await;
 }
 

@@ -59,7 +59,7 @@ impl Tells {
         loop {
             let is_first = health.is_ready() && !has_been_ready;
             has_been_ready |= is_first;
-            self.tell(&health, is_first.then_some("READY=1\n").unwrap_or_default());
+            self.tell(&health, if is_first { "READY=1\n" } else { "" });
             if health.is_draining {
                 return;
             }
