@@ -174,7 +174,7 @@ async fn a_consumer_that_was_made_anew_unnoticed_leaves_attempts_exact() {
     let seen = Seen::default();
     let (note, go) = (seen.clone(), Arc::new(Notify::new()));
     let gone = go.clone();
-    let policy = RetryPolicy::new(3, Backoff::fixed(Duration::from_secs(2)));
+    let policy = RetryPolicy::new(3, Backoff::fixed(Duration::from_secs(10)));
     let handler = Handler::new(move |job: Numbered, context: JobContext| {
         note.push((job.n, context.attempt()));
         let go = gone.clone();
@@ -193,7 +193,15 @@ async fn a_consumer_that_was_made_anew_unnoticed_leaves_attempts_exact() {
     seen.wait_for(1).await;
     let slow = mill.client.enqueue(numbered(1)).await.expect("stored");
     seen.wait_for(2).await;
-    // The only slot is taken, so that no pull is open to hear of it.
+    // The only slot is taken: once the last pull is over, none is open that would hear of it.
+    let nats = mill.nats().await;
+    eventually("no pull is open", || async {
+        let subject = "$JS.API.CONSUMER.INFO.TIDEMILL_JOBS_default.normal";
+        let answer = nats.request(subject, "".into()).await.expect("an answer");
+        let info: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        (info["num_waiting"] == 0).then_some(())
+    })
+    .await;
     api(&mill, "CONSUMER.DELETE.TIDEMILL_JOBS_default.normal").await;
     mill.client.ensure_queue(&Queue::default()).await.expect("made again");
     go.notify_one();
