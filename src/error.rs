@@ -24,6 +24,8 @@ pub struct Error(Box<Inner>);
 struct Inner {
     kind: ErrorKind,
     message: String,
+    /// The stream, consumer or subject that it is about, where that is known.
+    place: Option<String>,
     #[source]
     cause: Option<Cause>,
 }
@@ -37,6 +39,10 @@ pub(crate) enum ErrorKind {
     TooLarge,
     /// What was asked for is not there.
     NotFound,
+    /// The stream is not there.
+    NoStream,
+    /// The consumer is not there, on a stream that is.
+    NoConsumer,
     /// A job of the same id is waiting or running and may not be there twice.
     Duplicate,
     /// The queue, the account or the disk has no room.
@@ -45,6 +51,8 @@ pub(crate) enum ErrorKind {
     Permission,
     /// The broker cannot be reached, or has no JetStream at the moment.
     Unavailable,
+    /// The broker is there, and nothing at it takes the subject.
+    NoResponders,
     /// The server is too old, or lacks JetStream.
     Unsupported,
     /// It may or may not have happened.
@@ -60,7 +68,7 @@ pub(crate) enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Box::new(Inner { kind, message: message.into(), cause: None }))
+        Self(Box::new(Inner { kind, message: message.into(), place: None, cause: None }))
     }
 
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
@@ -70,6 +78,17 @@ impl Error {
     pub(crate) fn because(mut self, cause: impl Into<Cause>) -> Self {
         self.0.cause = Some(cause.into());
         self
+    }
+
+    /// Names the stream, consumer or subject that it is about.
+    pub(crate) fn at(mut self, place: impl Into<String>) -> Self {
+        self.0.place = Some(place.into());
+        self
+    }
+
+    /// What it is about, where that is known.
+    pub(crate) fn place(&self) -> Option<&str> {
+        self.0.place.as_deref()
     }
 
     pub(crate) fn kind(&self) -> ErrorKind {
@@ -88,7 +107,7 @@ impl Error {
 
     /// What was asked for does not exist.
     pub fn is_not_found(&self) -> bool {
-        self.0.kind == ErrorKind::NotFound
+        matches!(self.0.kind, ErrorKind::NotFound | ErrorKind::NoStream | ErrorKind::NoConsumer)
     }
 
     /// A job of this id already waits, runs or backs off.
@@ -108,7 +127,7 @@ impl Error {
 
     /// The broker cannot be reached or has no JetStream at the moment.
     pub fn is_unavailable(&self) -> bool {
-        self.0.kind == ErrorKind::Unavailable
+        matches!(self.0.kind, ErrorKind::Unavailable | ErrorKind::NoResponders)
     }
 
     /// The server lacks a feature: it is too old, or JetStream is off.

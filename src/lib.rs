@@ -43,7 +43,7 @@
 //! | module | role |
 //! |---|---|
 //! | `agent` | the jobs of an agent runtime, its run store |
-//! | `control`, `dead` | operators' verbs: cancel, pause, purge; dead letters |
+//! | `control`, `dead`, `doctor` | operators' verbs: cancel, pause, purge; dead letters; what is not well |
 //! | `inspect` | where jobs stand |
 //! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
 //! | `cron` | what the broker enqueues by itself: added, listed, reconciled, paused |
@@ -93,6 +93,7 @@ mod client;
 mod control;
 mod cron;
 mod dead;
+mod doctor;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 mod error;
@@ -117,6 +118,7 @@ pub use client::{Client, Enqueue, Import, JobEvent, JobHandle, NewJob, RecordFil
 pub use control::{Cancellation, LaneInfo, QueueInfo};
 pub use cron::{Cron, CronChange, CronEntry, CronJob, Reconciled};
 pub use dead::{DeadFilter, DeadLetter};
+pub use doctor::{Finding, Revived, Severity, StuckJob, StuckJobs};
 pub use error::{Error, Result};
 pub use inspect::{JobFilter, JobInfo, JobState};
 pub use kind::Job;
@@ -138,8 +140,8 @@ pub use wire::{
 };
 pub use worker::{
     DEFAULT_CONCURRENCY, DEFAULT_GRACE, DEFAULT_PARK_OVER, DEFAULT_TIMEOUT,
-    DEFAULT_UNKNOWN_KIND_GRACE, Drained, Handler, HandlerResult, JobContext, Next, Order, Running,
-    Worker, WorkerBuilder,
+    DEFAULT_UNKNOWN_KIND_GRACE, Drained, Effect, Handler, HandlerResult, Health, HealthWatch,
+    JobContext, Next, Order, Reprovision, Running, Trouble, TroubleKind, Worker, WorkerBuilder,
 };
 
 /// The README's code, compiled.

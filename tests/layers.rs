@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["embedded", "client"],
     &["cron"],
     &["inspect", "worker"],
-    &["control", "dead", "agent"],
+    &["control", "dead", "doctor", "agent"],
     &["fuzzing"],
 ];
 

@@ -16,6 +16,8 @@ pub(crate) struct AckInfo {
     /// How often the broker has handed this message out; 1 the first time.
     pub(crate) delivered: u64,
     pub(crate) sequence: u64,
+    /// Counts what this consumer has handed out, to whomever; one that is made anew begins again.
+    pub(crate) handed_out: u64,
     pub(crate) stored: Time,
 }
 
@@ -33,7 +35,8 @@ pub(super) fn parse(reply: &str) -> Option<AckInfo> {
     Some(AckInfo {
         delivered: counts.next()?.parse().ok()?,
         sequence: counts.next()?.parse().ok()?,
-        stored: time::from_nanos(counts.nth(1)?.parse().ok()?),
+        handed_out: counts.next()?.parse().ok()?,
+        stored: time::from_nanos(counts.next()?.parse().ok()?),
     })
 }
 
@@ -51,6 +54,13 @@ const ACK: Bytes = Bytes::from_static(b"+ACK");
 const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 
 impl AckSubject {
+    /// The subject on which deliveries of a lane are settled, of a delivery that there never was: by it
+    /// is asked whether they can be.
+    pub(crate) fn of_nothing(stream: &str, consumer: &str) -> Self {
+        // Streams begin far above this sequence.
+        Self(format!("$JS.ACK.{stream}.{consumer}.1.1.1.1.0").into())
+    }
+
     /// Removes the job from the queue; not confirmed.
     pub(crate) async fn ack(&self, conn: &Connection) -> Result<()> {
         conn.publish(self.0.clone(), ACK).await
@@ -94,6 +104,7 @@ mod tests {
         let v1 = "$JS.ACK.TIDEMILL_JOBS_default.high.3.1795000000000042.7.1795000000000000000.12";
         let info = parse(v1).expect("v1");
         assert_eq!((info.delivered, info.sequence), (3, 1_795_000_000_000_042));
+        assert_eq!(info.handed_out, 7);
         assert_eq!(time::to_text(&info.stored), "2026-11-18T11:06:40.000Z");
         let v2 = v1.replace("$JS.ACK.", "$JS.ACK.hub.AbCdEf.");
         assert_eq!(parse(&v2), Some(info.clone()));

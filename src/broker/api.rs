@@ -66,7 +66,9 @@ impl ApiError {
             code::JETSTREAM_NOT_ENABLED | code::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
                 ErrorKind::Unsupported
             }
-            _ if self.is_not_found() => ErrorKind::NotFound,
+            code::STREAM_NOT_FOUND => ErrorKind::NoStream,
+            code::CONSUMER_NOT_FOUND => ErrorKind::NoConsumer,
+            code::MESSAGE_NOT_FOUND => ErrorKind::NotFound,
             _ if self.code == 503 => ErrorKind::Unavailable,
             _ => ErrorKind::Broker,
         };

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::dial;
-use super::events::{Denials, Events};
+use super::events::{Denials, Events, Link};
 use super::failure;
 use super::ingest::Ingest;
 use super::options::ConnectOptions;
@@ -37,6 +38,8 @@ struct Inner {
     client: Client,
     api_prefix: String,
     request_timeout: Duration,
+    links: watch::Receiver<Link>,
+    renewing: Arc<AtomicBool>,
     epochs: watch::Receiver<u64>,
     /// Never read from: its clones see everything ever denied as a change.
     denials: watch::Receiver<Denials>,
@@ -50,6 +53,7 @@ impl Connection {
         options.check()?;
         let events = Arc::new(Events::new(&options.inbox_prefix));
         let (epochs, denials, closed) = (events.epochs(), events.denials(), events.closed());
+        let (links, renewing) = (events.links(), events.renewing());
         let servers = &options.servers;
         // One more: a name may have two addresses.
         let limit = options.connect_timeout.saturating_mul(servers.len().saturating_add(1));
@@ -62,6 +66,8 @@ impl Connection {
             client,
             api_prefix: options.api_prefix().to_owned(),
             request_timeout: options.request_timeout,
+            links,
+            renewing,
             epochs,
             denials,
             closed,
@@ -107,6 +113,42 @@ impl Connection {
         let mut epochs = self.0.epochs.clone();
         epochs.mark_unchanged();
         epochs
+    }
+
+    /// How this connection stands.
+    pub(crate) fn links(&self) -> watch::Receiver<Link> {
+        self.0.links.clone()
+    }
+
+    /// Whether it is there just now.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.0.client.connection_state() == async_nats::connection::State::Connected
+    }
+
+    /// The subject on which answers would come that the server refuses to this connection; it has to be
+    /// made anew for them to come again, see [`Connection::reconnect`].
+    pub(crate) async fn inbox_denied(&self) -> Error {
+        let mut denials = self.0.denials.clone();
+        loop {
+            if let Some(inbox) = denials.borrow_and_update().inbox() {
+                return failure::subscription_denied(inbox);
+            }
+            if denials.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Whether the server refuses this connection's answers.
+    pub(crate) fn is_inbox_denied(&self) -> bool {
+        self.0.denials.borrow().inbox().is_some()
+    }
+
+    /// Makes the connection anew, with all that it subscribes to. A server that has refused a
+    /// subscription does not take it up again by itself when the right to it is granted.
+    pub(crate) async fn reconnect(&self) -> Result<()> {
+        self.0.renewing.store(true, Ordering::Relaxed);
+        self.in_time("connect anew", self.0.client.force_reconnect()).await
     }
 
     /// The subject of a JetStream API call such as `STREAM.INFO.X`.

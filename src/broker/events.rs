@@ -1,7 +1,9 @@
 //! What happens to a connection behind the callers' backs: it comes and goes, and the server refuses
 //! subjects. A refusal is not an answer to a request, so requests look here for theirs.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_nats::{Event, ServerError};
@@ -11,8 +13,28 @@ use tokio_util::sync::CancellationToken;
 /// How many refused subjects of a kind are kept. Waiting requests look at once, so few are enough.
 const DENIALS: usize = 64;
 
+/// How the connection stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// It is being made for the first time.
+    Begun,
+    Up,
+    /// It is gone and being made anew; why the last try failed, once one has.
+    Down {
+        since: Instant,
+        problem: Option<String>,
+    },
+    /// It has ended for good.
+    Closed,
+}
+
 /// Takes the connection's events.
 pub(super) struct Events {
+    links: watch::Sender<Link>,
+    /// Whether it is on our own wish that the connection ends next.
+    renewing: Arc<AtomicBool>,
+    /// Refusals that the log has, in short.
+    logged: Mutex<HashSet<String>>,
     epochs: watch::Sender<u64>,
     denials: watch::Sender<Denials>,
     closed: CancellationToken,
@@ -43,11 +65,24 @@ pub(super) enum Right {
 impl Events {
     pub(super) fn new(inbox_prefix: &str) -> Self {
         Self {
+            links: watch::Sender::new(Link::Begun),
+            renewing: Arc::default(),
+            logged: Mutex::default(),
             epochs: watch::Sender::new(0),
             denials: watch::Sender::default(),
             closed: CancellationToken::new(),
             inboxes: format!("{inbox_prefix}."),
         }
+    }
+
+    /// How the connection stands.
+    pub(super) fn links(&self) -> watch::Receiver<Link> {
+        self.links.subscribe()
+    }
+
+    /// To be set before the connection is ended to be made anew, which is no loss of it.
+    pub(super) fn renewing(&self) -> Arc<AtomicBool> {
+        self.renewing.clone()
     }
 
     /// How many times the connection has been made.
@@ -70,13 +105,14 @@ impl Events {
             Event::Connected => self.connected(),
             Event::ServerError(ServerError::Other(text)) => self.server_error(text),
             Event::ServerError(error) => tracing::warn!(%error, "the NATS server reports an error"),
-            Event::ClientError(error) => tracing::warn!(%error, "cannot connect to NATS"),
-            Event::Disconnected => tracing::warn!("disconnected from NATS"),
+            Event::ClientError(error) => self.failed(&error.to_string()),
+            Event::Disconnected => self.disconnected(),
             Event::SlowConsumer(id) => tracing::warn!(id, "a subscription is too slow"),
             Event::LameDuckMode => tracing::info!("the NATS server is about to stop"),
             Event::Draining => tracing::debug!("closing the NATS connection"),
             Event::Closed => {
                 tracing::debug!("closed the NATS connection");
+                self.links.send_replace(Link::Closed);
                 self.closed.cancel();
             }
         }
@@ -84,12 +120,70 @@ impl Events {
 
     fn connected(&self) {
         self.denials.send_if_modified(|denials| denials.inbox.take().is_some());
+        self.renewing.store(false, Ordering::Relaxed);
+        let before = self.links.send_replace(Link::Up);
         self.epochs.send_modify(|epoch| *epoch += 1);
-        tracing::debug!("connected to NATS");
+        self.logged().clear();
+        match before {
+            Link::Down { since, .. } => {
+                let after = since.elapsed();
+                tracing::info!(target: "tidemill::health", ?after, "connected to NATS again");
+            }
+            Link::Begun | Link::Up | Link::Closed => tracing::debug!("connected to NATS"),
+        }
+    }
+
+    fn disconnected(&self) {
+        if self.renewing.load(Ordering::Relaxed) {
+            return tracing::debug!("the connection to NATS is made anew");
+        }
+        let down = Link::Down { since: Instant::now(), problem: None };
+        match self.links.send_replace(down) {
+            Link::Begun | Link::Up => tracing::warn!(
+                target: "tidemill::health",
+                "disconnected from NATS: connecting again until it answers; see that the server runs"
+            ),
+            Link::Down { .. } | Link::Closed => {}
+        }
+    }
+
+    /// A try to connect has failed; the log has the first one of a row, and each that is another.
+    fn failed(&self, why: &str) {
+        self.links.send_if_modified(|link| match link {
+            Link::Down { problem, .. } if problem.as_deref() == Some(why) => false,
+            Link::Down { problem, .. } => {
+                *problem = Some(why.to_owned());
+                true
+            }
+            Link::Up => {
+                *link = Link::Down { since: Instant::now(), problem: Some(why.to_owned()) };
+                true
+            }
+            Link::Begun | Link::Closed => false,
+        });
+        if self.is_to_be_logged(why) {
+            tracing::warn!(target: "tidemill::health", error = why, "cannot connect to NATS");
+        } else {
+            tracing::debug!(error = why, "still cannot connect to NATS");
+        }
+    }
+
+    /// Whether the log does not have this yet, since the last connect.
+    fn is_to_be_logged(&self, what: &str) -> bool {
+        let mut logged = self.logged();
+        logged.len() < DENIALS && logged.insert(what.to_owned())
+    }
+
+    fn logged(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.logged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn server_error(&self, text: &str) {
-        tracing::warn!(error = text, "the NATS server reports an error");
+        if self.is_to_be_logged(&in_short(text)) {
+            tracing::warn!(error = text, "the NATS server reports an error");
+        } else {
+            tracing::debug!(error = text, "the NATS server reports an error again");
+        }
         match denied(text) {
             Some((Right::Publish, subject)) => self.denials.send_modify(|denials| {
                 denials.publishes.add(Instant::now(), subject);
@@ -131,9 +225,26 @@ impl Denials {
         self.inbox.as_deref().map(|inbox| (Right::Subscribe, inbox))
     }
 
+    /// Where answers would come, if the server refuses that.
+    pub(super) fn inbox(&self) -> Option<&str> {
+        self.inbox.as_deref()
+    }
+
     /// Whether a subscription to `subject`, made at `since`, was refused.
     pub(super) fn against_subscription(&self, subject: &str, since: Instant) -> bool {
         self.subscriptions.has(subject, since)
+    }
+}
+
+/// An error without what differs from job to job: the first words of the subject that is refused.
+fn in_short(text: &str) -> String {
+    const TOKENS: usize = 4;
+    match denied(text) {
+        Some((right, subject)) => {
+            let tokens: Vec<&str> = subject.split('.').take(TOKENS).collect();
+            format!("{right:?} {}", tokens.join("."))
+        }
+        None => text.to_owned(),
     }
 }
 
@@ -200,6 +311,37 @@ mod tests {
         assert_eq!(denials.borrow().against("a", Instant::now()), None);
         assert!(denials.borrow().against_subscription("other", since));
         assert!(!denials.borrow().against_subscription("another", since));
+    }
+
+    #[test]
+    fn how_the_connection_stands_follows_what_happens() {
+        let events = Events::new("_INBOX");
+        let links = events.links();
+        assert_eq!(*links.borrow(), Link::Begun);
+        events.take(&Event::Connected);
+        assert_eq!(*links.borrow(), Link::Up);
+        events.take(&Event::Disconnected);
+        assert!(matches!(&*links.borrow(), Link::Down { problem: None, .. }));
+        events.failed("refused");
+        let why = Some("refused".to_owned());
+        assert!(matches!(&*links.borrow(), Link::Down { problem, .. } if *problem == why));
+        events.take(&Event::Connected);
+        events.take(&Event::Closed);
+        assert_eq!(*links.borrow(), Link::Closed);
+    }
+
+    #[test]
+    fn a_refusal_is_logged_once_until_the_next_connect() {
+        let events = Events::new("_INBOX");
+        let refused = |id| {
+            let text =
+                format!(r#"Permissions Violation for Publish to "tm.results.q.kind.{id}.r""#);
+            events.is_to_be_logged(&in_short(&text))
+        };
+        assert!(refused(1));
+        assert!(!refused(2), "the same right, for another job");
+        events.take(&Event::Connected);
+        assert!(refused(3));
     }
 
     #[test]

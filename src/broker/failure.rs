@@ -194,7 +194,7 @@ fn tls_error(error: &ConnectError) -> Option<&rustls::Error> {
 pub(super) fn request(subject: &str, error: RequestError) -> Error {
     let (kind, message) = match error.kind() {
         RequestErrorKind::NoResponders => (
-            ErrorKind::Unavailable,
+            ErrorKind::NoResponders,
             format!("no responders for {subject}: nothing there takes it, or JetStream is off"),
         ),
         RequestErrorKind::InvalidSubject => {
@@ -207,14 +207,14 @@ pub(super) fn request(subject: &str, error: RequestError) -> Error {
             (ErrorKind::Unknown, format!("the connection broke while waiting for {subject}"))
         }
     };
-    Error::new(kind, message).because(error)
+    Error::new(kind, message).at(subject).because(error)
 }
 
 /// The error for a request without an answer.
 pub(super) fn request_timeout(subject: &str, waited: Duration) -> Error {
     let message =
         format!("no answer for {subject} within {waited:?}: it may or may not have happened");
-    Error::new(ErrorKind::Unknown, message)
+    Error::new(ErrorKind::Unknown, message).at(subject)
 }
 
 /// The error for a request that the user has no right to make.
@@ -226,13 +226,13 @@ pub(super) fn request_denied(subject: &str, (right, denied): (Right, &str)) -> E
              grant this user that, or set an inbox prefix it may use"
         ),
     };
-    Error::new(ErrorKind::Permission, message)
+    Error::new(ErrorKind::Permission, message).at(denied)
 }
 
 /// The error for a subscription that the user has no right to.
 pub(super) fn subscription_denied(subject: &str) -> Error {
     let message = format!("no permission to subscribe to {subject}; grant this user that");
-    Error::new(ErrorKind::Permission, message)
+    Error::new(ErrorKind::Permission, message).at(subject)
 }
 
 /// The error for what needs a connection and found none.

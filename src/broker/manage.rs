@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::api::{self, ApiError};
+use super::api::{self, ApiError, code};
 use super::clock::Clock;
 use super::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
@@ -89,8 +89,18 @@ impl StreamState {
 #[derive(Deserialize)]
 struct StreamInfo {
     state: State,
+    #[serde(default)]
+    config: Limits,
     #[serde(default, with = "crate::wire::time::rfc3339_option")]
     ts: Option<Time>,
+}
+
+/// What limits a stream; nothing does where it is 0 or less.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Limits {
+    max_msgs: i64,
+    max_bytes: i64,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +137,28 @@ impl Connection {
             self.stream_info(stream, filter).await?.state;
         let matching = subjects.unwrap_or_default().values().sum();
         Ok(StreamState { last_sequence: last_seq, messages, bytes, matching })
+    }
+
+    /// Whether a stream that refuses when it is full would take one more message.
+    pub(crate) async fn has_room(&self, stream: &str) -> Result<bool> {
+        let StreamInfo { state, config, .. } = self.stream_info(stream, None).await?;
+        let below = |used, limit: i64| u64::try_from(limit).is_ok_and(|limit| used < limit);
+        let Limits { max_msgs, max_bytes } = config;
+        let is_unlimited = |limit| limit <= 0;
+        Ok((is_unlimited(max_msgs) || below(state.messages, max_msgs))
+            && (is_unlimited(max_bytes) || below(state.bytes, max_bytes)))
+    }
+
+    /// Why a message was not stored that was meant for a stream. Where nothing takes its subject, the
+    /// stream may be gone.
+    pub(crate) async fn why_not_stored(&self, stream: &str, error: Error) -> Error {
+        if error.kind() != ErrorKind::NoResponders {
+            return error;
+        }
+        match self.last_sequence(stream).await {
+            Err(gone) if gone.kind() == ErrorKind::NoStream => gone,
+            Ok(_) | Err(_) => error,
+        }
     }
 
     /// Reads the broker's clock off what it says of a stream.
@@ -173,7 +205,11 @@ impl Connection {
 pub(super) fn not_set_up(stream: &str, error: ApiError) -> Error {
     if error.is_not_found() {
         let message = format!("there is no stream {stream}: the queue has not been set up");
-        return Error::new(ErrorKind::NotFound, message);
+        let kind = match error.err_code {
+            code::CONSUMER_NOT_FOUND => ErrorKind::NoConsumer,
+            _ => ErrorKind::NoStream,
+        };
+        return Error::new(kind, message).at(stream);
     }
-    error.into_error(&format!("look at stream {stream}"))
+    error.into_error(&format!("look at stream {stream}")).at(stream)
 }

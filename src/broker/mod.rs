@@ -8,6 +8,7 @@ mod context;
 mod credentials;
 mod dial;
 mod events;
+mod examine;
 mod failure;
 mod ingest;
 mod jwt;
@@ -32,13 +33,19 @@ pub(crate) use clock::{Clock, READ_EVERY};
 pub(crate) use connection::{Connection, Messages};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use context::read_context;
+pub(crate) use events::Link;
+#[cfg(test)]
+pub(crate) use examine::Replica;
+pub(crate) use examine::{AccountFacts, ConsumerFacts, Group, StreamFacts};
 pub(crate) use ingest::{IngestMessage, Ingested, MAX_INGEST, SentBatch};
 pub(crate) use manage::{ConsumerState, StreamState, consumer_state};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;
-pub(crate) use provision::{Born, Missing, consumer_born, ensure, kept_for, queue_names};
+pub(crate) use provision::{
+    Born, Missing, consumer_born, ensure, kept_for, mend_lanes, queue_names,
+};
 pub(crate) use publish::{BatchMessage, Expect, MAX_BATCH, Published};
-pub(crate) use pull::{Delivery, Pulled, Puller};
+pub(crate) use pull::{Broken, Delivery, Pulled, Puller};
 pub(crate) use read::{Batch, Start, Stored};
 pub(crate) use registry::{Announcement, Registration, announced_kinds};
 pub(crate) use told::Told;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::api::{self, ApiError, code};
 use super::clock::Clock;
 use super::connection::Connection;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::token::{Namespace, Queue};
 use crate::topology::{
     ConsumerSpec, Drift, QueueConfig, ServerTraits, StreamNames, StreamSpec, drift, streams,
@@ -40,6 +40,8 @@ struct Info {
 pub(crate) enum Missing {
     /// It is made.
     Make,
+    /// Consumers are made; of a stream it is only told.
+    MakeConsumers,
     /// It is only told.
     Tell,
 }
@@ -62,7 +64,11 @@ pub(crate) async fn ensure(
     let first_sequence = u64::try_from(clock.now().timestamp_micros()).unwrap_or(1);
     let mut report = Provisioned::default();
     for stream in streams(ns, queue, config, server, first_sequence) {
-        ensure_stream(conn, &stream, clock, missing, &mut report).await?;
+        let is_there = ensure_stream(conn, &stream, clock, missing, &mut report).await?;
+        if !is_there && missing == Missing::MakeConsumers {
+            return Err(Error::new(ErrorKind::NoStream, format!("stream {} is gone", stream.name))
+                .at(stream.name));
+        }
         for consumer in &stream.consumers {
             ensure_consumer(conn, &stream.name, consumer, missing, &mut report).await?;
         }
@@ -70,19 +76,20 @@ pub(crate) async fn ensure(
     Ok(report)
 }
 
+/// Whether the stream is there, or was made.
 async fn ensure_stream(
     conn: &Connection,
     spec: &StreamSpec,
     clock: &Clock,
     missing: Missing,
     report: &mut Provisioned,
-) -> Result<()> {
+) -> Result<bool> {
     let asked = Instant::now();
     let found = match stream_info(conn, &spec.name).await? {
         Some(info) => info,
-        None if missing == Missing::Tell => {
+        None if missing != Missing::Make => {
             report.created.push(spec.name.clone());
-            return Ok(());
+            return Ok(false);
         }
         None => {
             let verb = format!("STREAM.CREATE.{}", spec.name);
@@ -105,7 +112,7 @@ async fn ensure_stream(
         clock.set(now, asked);
     }
     report.drift.extend(drift(&spec.name, &spec.config, &found.config));
-    Ok(())
+    Ok(true)
 }
 
 impl Connection {
@@ -161,6 +168,58 @@ async fn ensure_consumer(
     Ok(())
 }
 
+/// Sets what tidemill relies on of a queue's lanes to what it should be, where it is not; what is its
+/// user's to choose stays. The consumers that were changed.
+pub(crate) async fn mend_lanes(
+    conn: &Connection,
+    ns: &Namespace,
+    queue: &Queue,
+    config: &QueueConfig,
+) -> Result<Vec<String>> {
+    // Options that we never set, and that keep jobs from workers or bend their delays.
+    const NEVER_SET: [&str; 7] = [
+        "backoff",
+        "filter_subjects",
+        "inactive_threshold",
+        "max_batch",
+        "max_expires",
+        "max_bytes",
+        "headers_only",
+    ];
+    let server =
+        ServerTraits { api_level: conn.api_level().await?, max_payload: conn.max_payload() };
+    let jobs = StreamNames::new(ns, queue).jobs;
+    let specs = streams(ns, queue, config, server, 1);
+    let mut changed = Vec::new();
+    for spec in specs.iter().filter(|spec| spec.name == jobs).flat_map(|spec| &spec.consumers) {
+        let place = format!("{jobs}/{}", spec.name);
+        let Some(found) = consumer_info(conn, &jobs, spec.name).await? else {
+            let message = format!("consumer {place} is gone: `tidemill setup {queue}` makes it");
+            return Err(Error::new(ErrorKind::NoConsumer, message).at(place));
+        };
+        let mut wanted = found.config.clone();
+        let Some(options) = wanted.as_object_mut() else { continue };
+        for drift in drift(&place, &spec.config, &found.config) {
+            if !drift.is_choice() {
+                options.insert(drift.option.clone(), spec.config[&drift.option].clone());
+            }
+        }
+        for option in NEVER_SET {
+            options.remove(option);
+        }
+        if wanted == found.config {
+            continue;
+        }
+        let verb = format!("CONSUMER.CREATE.{jobs}.{}.{}", spec.name, spec.filter);
+        let request = json!({ "stream_name": jobs, "config": wanted, "action": "update" });
+        match api::call::<Info>(conn, &verb, Some(&request)).await? {
+            Ok(_) => changed.push(place),
+            Err(error) => return Err(error.into_error(&format!("mend consumer {place}"))),
+        }
+    }
+    Ok(changed)
+}
+
 fn cannot_create(what: &str, name: &str, error: ApiError) -> Error {
     let hint = if matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES) {
         ": lower the queue's size limits or raise the account's"
@@ -198,19 +257,32 @@ pub(crate) struct Born {
 }
 
 /// Looks up when a lane's consumer was made and how long it waits; sets the clock by the way.
+///
+/// # Errors
+/// `is_not_found` where the consumer is gone, or its stream.
 pub(crate) async fn consumer_born(
     conn: &Connection,
     stream: &str,
     consumer: &str,
     clock: &Clock,
-) -> Result<Option<Born>> {
-    let asked = Instant::now();
-    let Some(info) = consumer_info(conn, stream, consumer).await? else { return Ok(None) };
+) -> Result<Born> {
+    let (asked, place) = (Instant::now(), format!("{stream}/{consumer}"));
+    let verb = format!("CONSUMER.INFO.{stream}.{consumer}");
+    let info = match api::call::<Info>(conn, &verb, None).await? {
+        Ok(info) => info,
+        Err(error) => {
+            let place = match error.err_code {
+                code::STREAM_NOT_FOUND => stream,
+                _ => &place,
+            };
+            return Err(error.into_error(&format!("look at consumer {place}")).at(place));
+        }
+    };
     if let Some(now) = info.ts {
         clock.set(now, asked);
     }
     let ack_wait = info.config.get("ack_wait").and_then(Value::as_u64).unwrap_or_default();
-    Ok(Some(Born { created: info.created, ack_wait: Duration::from_nanos(ack_wait) }))
+    Ok(Born { created: info.created, ack_wait: Duration::from_nanos(ack_wait) })
 }
 
 /// How long a stream keeps messages; `None` for ever.

@@ -4,13 +4,14 @@
 //! forgets pulls when a connection or a leader goes, and does not always say so; a pull that should
 //! have ended and has not is therefore given up and asked anew.
 
+use std::fmt;
 use std::time::Duration;
 
-use async_nats::Subscriber;
+use async_nats::{Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::json;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::ack::{self, AckSubject};
 use super::connection::Connection;
@@ -35,6 +36,8 @@ pub(crate) struct Delivery {
     pub(crate) sequence: u64,
     /// How often the broker has handed it over; never an attempt number.
     pub(crate) delivered: u64,
+    /// How many the consumer had handed out with this one.
+    pub(crate) handed_out: u64,
     /// When the broker stored it.
     pub(crate) stored: Time,
     /// When it came in here.
@@ -49,26 +52,72 @@ pub(crate) enum Pulled {
     Over {
         unfilled: usize,
     },
-    /// The pull is over, this many short, and something happened to the broker: its leader changed,
-    /// its consumer went, or it fell silent. The text is for the log.
+    /// The pull is over, this many short, and something is the matter.
     Broken {
         unfilled: usize,
-        why: String,
+        why: Broken,
     },
     /// The subscription has ended; nothing more will come.
     Closed,
 }
 
+/// What ended a pull before its time.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The consumer's leader, or its server, is another from now on.
+    LeaderChanged,
+    /// The consumer was deleted, or its stream.
+    Deleted,
+    /// Nobody serves the consumer: it is not there, or has no leader.
+    NobodyThere,
+    /// These credentials may not pull, or not hear the answer.
+    Denied(Error),
+    /// No word came in time.
+    Silent,
+    /// The pull could not be sent.
+    Unsent(Error),
+    /// The broker says no for another reason.
+    Refused(String),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LeaderChanged => f.write_str("the consumer's leader has changed"),
+            Self::Deleted => f.write_str("the consumer was deleted"),
+            Self::NobodyThere => f.write_str("nobody serves the consumer"),
+            Self::Silent => f.write_str("a pull was not answered in time"),
+            Self::Denied(error) | Self::Unsent(error) => error.fmt(f),
+            Self::Refused(why) => write!(f, "the broker refuses a pull: {why}"),
+        }
+    }
+}
+
+impl Broken {
+    /// Reads the status by which the broker ends a pull.
+    fn read(status: u16, description: Option<&str>) -> Self {
+        let said = description.unwrap_or_default();
+        // The broker tells these apart by their words alone.
+        match (status, said) {
+            (503, _) => Self::NobodyThere,
+            (409, "Leadership Change" | "Server Shutdown") => Self::LeaderChanged,
+            (409, "Consumer Deleted") => Self::Deleted,
+            (_, "") => Self::Refused(format!("status {status}")),
+            (_, said) => Self::Refused(said.to_owned()),
+        }
+    }
+}
+
 /// The fetching end of one lane.
 pub(crate) struct Puller {
     conn: Connection,
-    api_subject: String,
+    api_subject: Subject,
     inbox: String,
     answers: Subscriber,
     /// Numbers the pulls, so that the end of an old one is not taken for the end of this one.
     serial: u64,
     outstanding: usize,
-    deadline: Instant,
+    asked: Instant,
 }
 
 impl Puller {
@@ -77,12 +126,12 @@ impl Puller {
         let answers = conn.subscribe(format!("{inbox}.*")).await?;
         Ok(Self {
             conn: conn.clone(),
-            api_subject: conn.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}")),
+            api_subject: conn.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}")).into(),
             inbox,
             answers,
             serial: 0,
             outstanding: 0,
-            deadline: Instant::now(),
+            asked: Instant::now(),
         })
     }
 
@@ -94,6 +143,7 @@ impl Puller {
     /// Opens a pull for `count` jobs.
     pub(crate) async fn pull(&mut self, count: usize) -> Result<()> {
         self.serial += 1;
+        self.asked = Instant::now();
         let request = json!({ "batch": count, "expires": PULL_EXPIRES.as_nanos() as u64 });
         let reply = format!("{}.{}", self.inbox, self.serial);
         let body = Bytes::from(request.to_string());
@@ -105,7 +155,6 @@ impl Puller {
                 Error::new(ErrorKind::Unavailable, "cannot send a pull request").because(error)
             })?;
         self.outstanding = count;
-        self.deadline = Instant::now() + PULL_EXPIRES + PULL_GRACE;
         Ok(())
     }
 
@@ -114,12 +163,19 @@ impl Puller {
     pub(crate) async fn next(&mut self) -> Pulled {
         loop {
             let answer = if self.is_open() {
-                match tokio::time::timeout_at(self.deadline, self.answers.next()).await {
-                    Ok(answer) => answer,
-                    Err(_) => {
-                        let why = "a pull was not answered in time".to_owned();
-                        return Pulled::Broken { unfilled: self.forget(), why };
+                let came = tokio::select! {
+                    biased;
+                    answer = self.answers.next() => Ok(answer),
+                    error = self.conn.denied(&self.api_subject, self.asked.into()) => {
+                        Err(Broken::Denied(error))
                     }
+                    () = sleep_until(self.asked + PULL_EXPIRES + PULL_GRACE) => {
+                        Err(Broken::Silent)
+                    }
+                };
+                match came {
+                    Ok(answer) => answer,
+                    Err(why) => return Pulled::Broken { unfilled: self.forget(), why },
                 }
             } else {
                 self.answers.next().await
@@ -143,8 +199,8 @@ impl Puller {
         match status.as_u16() {
             100 => None,
             404 | 408 => Some(Pulled::Over { unfilled: self.forget() }),
-            _ => {
-                let why = answer.description.unwrap_or_else(|| format!("status {status}"));
+            status => {
+                let why = Broken::read(status, answer.description.as_deref());
                 Some(Pulled::Broken { unfilled: self.forget(), why })
             }
         }
@@ -175,7 +231,28 @@ fn read_delivery(message: async_nats::Message) -> Option<Delivery> {
         ack: AckSubject(reply),
         sequence: info.sequence,
         delivered: info.delivered,
+        handed_out: info.handed_out,
         stored: info.stored,
         received: Instant::now(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_a_pull_as_a_table() {
+        let read = |status, said| format!("{:?}", Broken::read(status, said));
+        for (status, said, broken) in [
+            (409, Some("Leadership Change"), "LeaderChanged"),
+            (409, Some("Server Shutdown"), "LeaderChanged"),
+            (409, Some("Consumer Deleted"), "Deleted"),
+            (503, None, "NobodyThere"),
+            (409, Some("Exceeded MaxWaiting"), "Refused(\"Exceeded MaxWaiting\")"),
+            (400, None, "Refused(\"status 400\")"),
+        ] {
+            assert_eq!(read(status, said), broken, "{status} {said:?}");
+        }
+    }
 }

@@ -172,13 +172,36 @@ impl Client {
             } else {
                 format!("queue {queue} cannot be set up: {error}")
             };
-            Error::new(error.kind(), message).because(error)
+            let place = error.place().map(str::to_owned);
+            let told = Error::new(error.kind(), message).because(error);
+            match place {
+                Some(place) => told.at(place),
+                None => told,
+            }
         })?;
         for made in &report.created {
             tracing::info!(%queue, made, "set up");
         }
         self.whole.add(queue);
         Ok(report)
+    }
+
+    /// Makes the consumers that a queue lacks, and no stream.
+    pub(crate) async fn ensure_consumers(&self, queue: &Queue) -> Result<Provisioned> {
+        let report = self.provision(queue, Missing::MakeConsumers).await?;
+        for made in &report.created {
+            tracing::info!(%queue, made, "made again");
+        }
+        Ok(report)
+    }
+
+    /// Sets what tidemill relies on of a queue's lanes to what it should be.
+    pub(crate) async fn mend_lanes(&self, queue: &Queue) -> Result<()> {
+        let Self { conn, namespace, queue_config, .. } = self;
+        for changed in broker::mend_lanes(conn, namespace, queue, queue_config).await? {
+            tracing::info!(%queue, changed, "mended");
+        }
+        Ok(())
     }
 
     /// What [`Client::ensure_queue`] would make, and where what is there differs; nothing is made.

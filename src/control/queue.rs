@@ -129,7 +129,7 @@ impl Client {
         self.set_pause(queue, lane, None).await
     }
 
-    async fn set_pause(
+    pub(crate) async fn set_pause(
         &self,
         queue: &Queue,
         lane: Option<Priority>,

@@ -32,7 +32,7 @@ pub(crate) fn events_subject(ns: &Namespace, queue: &Queue, kind: &Kind, id: &Jo
 }
 
 /// The three streams of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RecordKind {
     Result,
     Attempt,

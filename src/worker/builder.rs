@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::context::JobContext;
 use super::control::CancelledRuns;
 use super::handler::{Handler, HandlerResult, Middleware, Next};
+use super::health::{Place, Reprovision, Supervision};
 use super::lanes::{Lanes, Order};
 use super::park::DEFAULT_PARK_OVER;
 use super::record::Recorder;
@@ -59,6 +60,7 @@ pub struct WorkerBuilder {
     park_over: Duration,
     seal_keys: Option<SealKeys>,
     trusted: Vec<(String, TrustedKeys)>,
+    reprovision: Reprovision,
 }
 
 impl WorkerBuilder {
@@ -77,6 +79,7 @@ impl WorkerBuilder {
             park_over: DEFAULT_PARK_OVER,
             seal_keys: client.seal_keys().cloned(),
             trusted: Vec::new(),
+            reprovision: Reprovision::default(),
         }
     }
 
@@ -183,6 +186,13 @@ impl WorkerBuilder {
         self
     }
 
+    /// What is done about streams and consumers that vanish while the worker works. Default
+    /// [`Reprovision::Never`]: it says so, waits, and goes on when they are there again.
+    pub fn reprovision(mut self, reprovision: Reprovision) -> Self {
+        self.reprovision = reprovision;
+        self
+    }
+
     /// Checks the configuration.
     ///
     /// # Errors
@@ -220,6 +230,15 @@ impl WorkerBuilder {
             streams: queues.iter().map(|queue| queue.streams.clone()).collect(),
             seal_keys: self.seal_keys,
         };
+        let places = queues
+            .iter()
+            .map(|queue| Place { queue: queue.name.clone(), streams: queue.streams.clone() });
+        let supervision = Supervision::new(
+            self.client.namespace().clone(),
+            places.collect(),
+            self.reprovision,
+            self.client.clock().clone(),
+        );
         let slots = self.concurrency;
         let lanes = Lanes::new(&queue_weights, &self.weights, self.order, slots, Instant::now());
         let shared = Shared {
@@ -236,6 +255,7 @@ impl WorkerBuilder {
             leases: Arc::default(),
             cancelled: CancelledRuns::default(),
             recorder: Arc::new(recorder),
+            supervision: Arc::new(supervision),
             settler,
             stop_fetching: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -313,6 +333,7 @@ impl QueueState {
             unknown: super::unknown::UnknownKinds::default(),
             memory: super::timing::Memory::default(),
             room: std::array::from_fn(|_| Arc::new(Notify::new())),
+            unsettled: super::unsettled::Unsettled::default(),
             name,
         }
     }

@@ -1,6 +1,7 @@
 //! What a worker is told while it works: that runs are cancelled; and what it is asked.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -10,7 +11,9 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
+use super::health::Part;
 use super::lease::Stop;
+use super::pause::Pause;
 use crate::broker::{Messages, Told};
 use crate::wire::{
     CancelRequest, RecordKey, RunningAnswer, RunningJob, RunningRequest, Verb, control_filter,
@@ -21,9 +24,6 @@ const TOLD_AT_ONCE: usize = 1000;
 
 /// Cancelled runs that are remembered at most, the oldest forgotten first.
 const MAX_REMEMBERED: usize = 100_000;
-
-/// The pause before listening is tried again.
-const PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs that were cancelled lately, and until when to remember it: a delivery of theirs may still be on
 /// its way.
@@ -56,6 +56,9 @@ impl CancelledRuns {
     }
 }
 
+/// How soon to ask again whether a subscription stands.
+const HEARD_AGAIN: Duration = Duration::from_secs(5);
+
 /// Listens for one queue until `end`.
 pub(super) async fn listen(
     shared: Arc<Shared>,
@@ -64,13 +67,21 @@ pub(super) async fn listen(
     end: CancellationToken,
 ) {
     let filter = control_filter(&shared.namespace, &shared.queues[queue].name);
+    let mut pause = Pause::default();
     loop {
         let heard = async {
+            let asked = std::time::Instant::now();
             match shared.conn.subscribe(filter.clone()).await {
-                Ok(messages) => shared.hear(queue, 2 * ack_wait, messages).await,
-                Err(error) => tracing::warn!(%error, "cannot listen to what workers are told"),
+                Ok(messages) => tokio::select! {
+                    () = shared.hear(queue, 2 * ack_wait, messages) => {}
+                    denied = shared.conn.subscription_denied(&filter, asked) => {
+                        shared.supervision.report(Part::Control(queue), &denied);
+                    }
+                    never = shared.is_heard(queue) => match never {},
+                },
+                Err(error) => tracing::debug!(%error, "cannot listen to what workers are told"),
             }
-            sleep(PAUSE).await;
+            sleep(pause.next()).await;
         };
         tokio::select! {
             () = end.cancelled() => return,
@@ -80,6 +91,15 @@ pub(super) async fn listen(
 }
 
 impl Shared {
+    /// Notes that a subscription was not refused: by the time that anything is answered, it would be.
+    async fn is_heard(&self, queue: usize) -> Infallible {
+        while self.born(&self.queues[queue]).await.is_err() {
+            sleep(HEARD_AGAIN).await;
+        }
+        self.supervision.clear(Part::Control(queue));
+        std::future::pending().await
+    }
+
     async fn hear(&self, queue: usize, remember_for: Duration, mut messages: Messages) {
         while let Some(message) = messages.next().await {
             let told = Told::from(message);

@@ -10,6 +10,7 @@ use tracing::Instrument;
 
 use super::context::JobContext;
 use super::handler::{Handler, WhenDone};
+use super::health::Part;
 use super::job::Work;
 use super::lease::{Lease, Stop};
 use super::settle::ToSettle;
@@ -17,7 +18,7 @@ use super::{Shared, panic};
 use crate::outcome::{BuryReason, JobError, Outcome, Settlement, settle};
 use crate::seal::open_payload;
 use crate::wire::time::Time;
-use crate::wire::{AttemptEvent, ErrorInfo};
+use crate::wire::{AttemptEvent, ErrorInfo, RecordKind};
 
 /// How long a handler that is told to stop may take to do so before it is dropped.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -60,7 +61,9 @@ pub(super) async fn attempt(shared: &Shared, mut work: Work) {
             Ok(Some(entry)) => work.attempt.ledger = entry,
             Ok(None) => return shared.release(&work),
             Err(error) => {
-                tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
+                tracing::debug!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
+                let part = Part::Records(work.lane.queue, RecordKind::Attempt);
+                shared.supervision.report(part, &error);
                 let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
                 return shared.settle(work, Settlement::Release { delay }).await;
             }

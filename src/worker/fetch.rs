@@ -11,19 +11,17 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use super::admit::{Claim, FirstSight, admit_undisturbed};
 use super::entry::Sight;
+use super::health::Part;
 use super::history::highest_in_ledger;
 use super::job::{Attempt, Held, Work};
 use super::lanes::LaneId;
 use super::lease::Lease;
-use crate::broker::{Born, Delivery, Pulled, Puller, consumer_born};
+use super::pause::Pause;
+use crate::broker::{Born, Broken, Delivery, Pulled, Puller, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::{BuryReason, Settlement};
 use crate::wire::time::Time;
 use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
-
-/// Pauses after something went wrong with the broker, doubling, with jitter.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A job that needs a newer worker is given back for this long.
 const NEWER_PROTOCOL_DELAY: Duration = Duration::from_secs(30);
@@ -43,25 +41,30 @@ struct Fetcher {
     suspect_up_to: u64,
     /// The highest sequence that came in here.
     highest: u64,
-    pause: Duration,
+    /// How far the consumer had counted what it handed out, when it last did so here.
+    handed_out: u64,
+    /// How many pulls in a row ended before their time.
+    broken: u32,
+    pause: Pause,
 }
 
 /// Fetches until the worker stops fetching, then hands back what is still coming in.
 pub(super) async fn run(shared: Arc<Shared>, lane: LaneId) {
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::default();
     let opened = loop {
         match Fetcher::open(shared.clone(), lane).await {
             Ok(fetcher) => break fetcher,
             Err(error) => {
-                tracing::warn!(lane = %lane.priority, %error, "cannot fetch yet");
+                tracing::debug!(lane = %lane.priority, %error, "cannot fetch yet");
+                shared.supervision.report(Part::Lane(lane), &error);
                 tokio::select! {
                     () = shared.stop_fetching.cancelled() => return,
-                    () = sleep(pause.mul_f64(0.5 + fastrand::f64())) => {}
+                    () = sleep(pause.next()) => {}
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     };
+    shared.supervision.clear(Part::Lane(lane));
     opened.run().await;
 }
 
@@ -80,7 +83,9 @@ impl Fetcher {
             consumer_created: shared.clock.now(),
             suspect_up_to: 0,
             highest: 0,
-            pause: FIRST_PAUSE,
+            handed_out: 0,
+            broken: 0,
+            pause: Pause::default(),
             shared,
         };
         fetcher.take_stock().await?;
@@ -94,14 +99,11 @@ impl Fetcher {
         let lane = self.lane.priority.as_str();
         let born = consumer_born(&self.shared.conn, &queue.streams.jobs, lane, &self.shared.clock);
         let ledger = highest_in_ledger(&self.shared.conn, &queue.streams);
-        let (born, in_ledger) = tokio::try_join!(born, ledger)?;
-        let Some(Born { created, ack_wait }) = born else {
-            let place = format!("{}/{lane}", queue.streams.jobs);
-            return Err(Error::new(ErrorKind::NotFound, format!("consumer {place} is gone")));
-        };
+        let (Born { created, ack_wait }, in_ledger) = tokio::try_join!(born, ledger)?;
         self.ack_wait = ack_wait;
         self.consumer_created = created;
         self.suspect_up_to = in_ledger.max(self.highest);
+        self.handed_out = 0;
         Ok(())
     }
 
@@ -113,7 +115,7 @@ impl Fetcher {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = changed(&mut self.epochs) => self.recover("reconnected").await,
+                () = changed(&mut self.epochs) => self.recover().await,
                 pulled = self.puller.next() => self.take(pulled).await,
                 () = room.notified(), if !self.puller.is_open() => {}
             }
@@ -132,7 +134,7 @@ impl Fetcher {
         }
         if let Err(error) = self.puller.pull(count).await {
             self.shared.give_up(self.lane, count);
-            self.recover(&error.to_string()).await;
+            self.broken(Broken::Unsent(error)).await;
         }
     }
 
@@ -153,13 +155,22 @@ impl Fetcher {
     async fn take_one(&mut self, pulled: Pulled) {
         match pulled {
             Pulled::Job(delivery) => {
-                self.pause = FIRST_PAUSE;
+                self.is_served();
+                if delivery.handed_out <= self.handed_out {
+                    // It counts anew: it was made anew, and knows nothing of earlier deliveries.
+                    tracing::info!(lane = %self.lane.priority, "the lane's consumer is another one");
+                    self.take_stock_at_last().await;
+                }
+                self.handed_out = delivery.handed_out;
                 self.admit(delivery).await;
             }
-            Pulled::Over { unfilled } => self.shared.give_up(self.lane, unfilled),
+            Pulled::Over { unfilled } => {
+                self.is_served();
+                self.shared.give_up(self.lane, unfilled);
+            }
             Pulled::Broken { unfilled, why } => {
                 self.shared.give_up(self.lane, unfilled);
-                self.recover(&why).await;
+                self.broken(why).await;
             }
             Pulled::Closed => {
                 // The client library is gone; it comes back with a new worker only.
@@ -169,21 +180,68 @@ impl Fetcher {
         }
     }
 
-    /// After a sign that the broker may have restarted: give up the pull, pause, take stock.
-    async fn recover(&mut self, why: &str) {
-        tracing::info!(lane = %self.lane.priority, why, "fetching starts anew");
-        self.shared.give_up(self.lane, self.puller.forget());
-        loop {
-            match self.take_stock().await {
-                Ok(()) => return,
-                Err(error) => tracing::warn!(lane = %self.lane.priority, %error, "cannot fetch"),
-            }
-            tokio::select! {
-                () = self.shared.stop_fetching.cancelled() => return,
-                () = sleep(self.pause.mul_f64(0.5 + fastrand::f64())) => {}
-            }
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    /// A pull was answered as it should be.
+    fn is_served(&mut self) {
+        self.broken = 0;
+        self.pause.reset();
+        self.shared.supervision.clear(Part::Lane(self.lane));
+    }
+
+    /// A pull ended before its time: pause, and see what is the matter.
+    async fn broken(&mut self, why: Broken) {
+        tracing::debug!(lane = %self.lane.priority, %why, "fetching starts anew");
+        self.broken += 1;
+        let (part, place) = (Part::Lane(self.lane), self.place());
+        let refused = match why {
+            Broken::Denied(error) => Some(error),
+            Broken::Refused(why) => Some(Error::new(ErrorKind::Broker, why).at(place)),
+            Broken::LeaderChanged | Broken::Deleted => None,
+            // Once is nothing, as where a leader went without a word.
+            Broken::Silent | Broken::NobodyThere | Broken::Unsent(_) => (self.broken > 1)
+                .then(|| Error::new(ErrorKind::Unavailable, why.to_string()).at(place)),
+        };
+        if let Some(error) = &refused {
+            self.shared.supervision.report(part, error);
         }
+        self.rest().await;
+        self.take_stock_at_last().await;
+        match refused {
+            // The consumer is there, but that is not what is the matter: a pull that is answered ends it.
+            Some(error) => self.shared.supervision.report(part, &error),
+            None => self.shared.supervision.clear(part),
+        }
+    }
+
+    /// After a new connection, which may mean that the broker has restarted: give up the pull and take
+    /// stock.
+    async fn recover(&mut self) {
+        tracing::info!(lane = %self.lane.priority, "connected anew: fetching starts anew");
+        self.shared.give_up(self.lane, self.puller.forget());
+        self.take_stock_at_last().await;
+        self.shared.supervision.clear(Part::Lane(self.lane));
+    }
+
+    /// Takes stock, however long it takes.
+    async fn take_stock_at_last(&mut self) {
+        while let Err(error) = self.take_stock().await {
+            tracing::debug!(lane = %self.lane.priority, %error, "cannot fetch");
+            self.shared.supervision.report(Part::Lane(self.lane), &error);
+            if self.shared.stop_fetching.is_cancelled() {
+                return;
+            }
+            self.rest().await;
+        }
+    }
+
+    async fn rest(&mut self) {
+        tokio::select! {
+            () = self.shared.stop_fetching.cancelled() => {}
+            () = sleep(self.pause.next()) => {}
+        }
+    }
+
+    fn place(&self) -> String {
+        format!("{}/{}", self.shared.queues[self.lane.queue].streams.jobs, self.lane.priority)
     }
 
     /// Stops pulling and hands back what the broker has sent until then.
@@ -251,7 +309,7 @@ impl Fetcher {
             options,
             unvouched,
             payload: delivery.payload,
-            lease: Lease::new(delivery.ack, delivery.received, self.ack_wait),
+            lease: Lease::new(delivery.ack, delivery.received, self.ack_wait, shared.leases.lost()),
         }) else {
             // We are at it already.
             return shared.give_up(self.lane, 1);

@@ -45,6 +45,15 @@ pub(crate) struct Lanes {
 struct QueueLanes {
     wheel: Wheel,
     lanes: [Lane; 4],
+    gate: Gate,
+}
+
+/// Whether jobs of a queue may be fetched and started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Gate {
+    Open,
+    /// They could not be settled.
+    Shut,
 }
 
 struct Lane {
@@ -92,6 +101,7 @@ impl Lanes {
         let queue = |_: &u32| QueueLanes {
             wheel: Wheel::new(weights.as_array()),
             lanes: std::array::from_fn(|_| lane()),
+            gate: Gate::Open,
         };
         Self {
             order,
@@ -164,6 +174,9 @@ impl Lanes {
     }
 
     fn room(&mut self, id: LaneId, now: Instant) -> usize {
+        if self.queues[id.queue].gate == Gate::Shut {
+            return 0;
+        }
         if self.order == Order::Strict && self.is_outranked(id) {
             return 0;
         }
@@ -197,7 +210,7 @@ impl Lanes {
     fn choose(&mut self) -> Option<LaneId> {
         let Self { queues, wheel, .. } = self;
         let queue = wheel.pick(|queue| queues[queue].has_job())?;
-        let QueueLanes { wheel, lanes } = &mut self.queues[queue];
+        let QueueLanes { wheel, lanes, .. } = &mut self.queues[queue];
         let has_job = |lane: usize| !lanes[lane].buffer.is_empty();
         let lane = match self.order {
             Order::Weighted => wheel.pick(has_job)?,
@@ -215,6 +228,19 @@ impl Lanes {
             }
         }
         found
+    }
+
+    /// No more jobs of a queue are fetched or started. What lies in its buffers is handed back when it
+    /// has lain there too long.
+    pub(crate) fn shut(&mut self, queue: usize) {
+        self.queues[queue].gate = Gate::Shut;
+    }
+
+    /// Jobs of a queue are fetched and started again: the lanes to be refilled, and who is to look for
+    /// a job.
+    pub(crate) fn open(&mut self, queue: usize, now: Instant) -> (Vec<LaneId>, Call) {
+        self.queues[queue].gate = Gate::Open;
+        (self.refillable(now), self.call())
     }
 
     /// Takes out what came in before `oldest` and has not been started.
@@ -237,7 +263,7 @@ impl Lanes {
 
 impl QueueLanes {
     fn has_job(&self) -> bool {
-        self.lanes.iter().any(|lane| !lane.buffer.is_empty())
+        self.gate == Gate::Open && self.lanes.iter().any(|lane| !lane.buffer.is_empty())
     }
 }
 

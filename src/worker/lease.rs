@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
@@ -17,8 +17,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use super::health::{Part, Supervision, TroubleKind};
 use super::job::Held;
 use crate::broker::{AckSubject, Connection};
+use crate::error::Result;
 use crate::wire::time::Time;
 use crate::wire::{RecordKey, RunningJob};
 
@@ -34,9 +36,17 @@ pub(crate) enum Stop {
     Cancelled = 3,
 }
 
+/// How long it is told that leases were lost.
+const LOSS_IS_TOLD: Duration = Duration::from_secs(60);
+
+/// How many leases a worker has lost.
+#[derive(Debug, Default)]
+pub(crate) struct Lost(AtomicU64);
+
 /// The hold on one delivery.
 #[derive(Debug)]
 pub(crate) struct Lease {
+    lost: Arc<Lost>,
     received: Instant,
     ack_wait: Duration,
     state: Mutex<State>,
@@ -56,8 +66,14 @@ struct State {
 }
 
 impl Lease {
-    pub(crate) fn new(ack: AckSubject, received: Instant, ack_wait: Duration) -> Self {
+    pub(crate) fn new(
+        ack: AckSubject,
+        received: Instant,
+        ack_wait: Duration,
+        lost: &Arc<Lost>,
+    ) -> Self {
         Self {
+            lost: lost.clone(),
             received,
             ack_wait,
             state: Mutex::new(State { ack, renewed: received }),
@@ -108,7 +124,11 @@ impl Lease {
     /// Under the lock, so that a token that is made just now hears of it.
     fn stop_under(&self, _lock: &MutexGuard<'_, State>, why: Stop) {
         match why {
-            Stop::LeaseLost => self.stop.store(why as u8, Ordering::Release),
+            Stop::LeaseLost => {
+                if self.stop.swap(why as u8, Ordering::AcqRel) != why as u8 {
+                    self.lost.0.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             Stop::Draining | Stop::Cancelled => {
                 let _ =
                     self.stop.compare_exchange(0, why as u8, Ordering::AcqRel, Ordering::Acquire);
@@ -146,10 +166,11 @@ impl Lease {
     }
 
     /// Tells the broker that the job is still being worked.
-    async fn renew(&self, conn: &Connection) {
+    async fn renew(&self, conn: &Connection) -> Result<()> {
         let asked = Instant::now();
-        let Some(ack) = self.settle_at(asked) else { return };
-        match ack.in_progress(conn).await {
+        let Some(ack) = self.settle_at(asked) else { return Ok(()) };
+        let renewed = ack.in_progress(conn).await;
+        match &renewed {
             Ok(()) => {
                 let mut state = self.state();
                 // A delivery of the same job may have come in since.
@@ -157,6 +178,7 @@ impl Lease {
             }
             Err(error) => tracing::debug!(%error, "a lease was not renewed yet"),
         }
+        renewed
     }
 }
 
@@ -171,7 +193,10 @@ pub(crate) type Place = (usize, u64);
 
 /// All jobs that a worker holds.
 #[derive(Debug, Default)]
-pub(crate) struct Leases(Mutex<ByPlace>);
+pub(crate) struct Leases {
+    held: Mutex<ByPlace>,
+    lost: Arc<Lost>,
+}
 
 type ByPlace = HashMap<Place, Arc<Held>, BuildHasherDefault<PlaceHasher>>;
 
@@ -201,6 +226,11 @@ impl Hasher for PlaceHasher {
 }
 
 impl Leases {
+    /// Where those count that are lost.
+    pub(crate) fn lost(&self) -> &Arc<Lost> {
+        &self.lost
+    }
+
     /// Takes hold of a delivery. `None` if the job is held already, as after a broker that forgot
     /// whom it had given the job to: then the hold goes on by the new delivery.
     pub(crate) fn hold(&self, job: Held) -> Option<Arc<Held>> {
@@ -248,16 +278,18 @@ impl Leases {
     }
 
     fn all(&self) -> MutexGuard<'_, ByPlace> {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     /// Renews what is due, and cancels what has run out, until `end`.
     pub(crate) async fn keep(
         self: Arc<Self>,
         conn: Connection,
+        supervision: Arc<Supervision>,
         ack_wait: Duration,
         end: CancellationToken,
     ) {
+        let mut losses = Losses::default();
         let mut epochs = conn.epochs();
         // Looks often enough to try again several times before a lease is lost.
         let mut ticks = interval((ack_wait / 12).max(Duration::from_millis(50)));
@@ -269,18 +301,53 @@ impl Leases {
                 // A new connection: the broker may have restarted, so tell it of everything.
                 () = changed(&mut epochs) => Duration::ZERO,
             };
-            self.renew_due(&conn, due_after).await;
+            self.renew_due(&conn, &supervision, due_after).await;
+            losses.tell(self.lost.0.load(Ordering::Relaxed), &supervision);
         }
     }
 
-    async fn renew_due(&self, conn: &Connection, due_after: Duration) {
+    async fn renew_due(&self, conn: &Connection, supervision: &Supervision, due_after: Duration) {
         let now = Instant::now();
         let mut due = self.held();
         due.retain(|job| {
             job.lease.stopped() != Some(Stop::LeaseLost)
                 && now.saturating_duration_since(job.lease.state().renewed) >= due_after
         });
-        join_all(due.iter().map(|job| job.lease.renew(conn))).await;
+        let renewed = join_all(due.iter().map(|job| job.lease.renew(conn))).await;
+        for (job, renewed) in due.iter().zip(renewed) {
+            match renewed {
+                Ok(()) => {}
+                Err(error) if error.is_permission() => {
+                    supervision.report(Part::Acks(job.lane), &error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// What was told of lost leases.
+#[derive(Default)]
+struct Losses {
+    told: u64,
+    last: Option<Instant>,
+}
+
+impl Losses {
+    /// Tells of those lost since, and for a while after.
+    fn tell(&mut self, lost: u64, supervision: &Supervision) {
+        if lost > self.told {
+            let count = lost - self.told;
+            (self.told, self.last) = (lost, Some(Instant::now()));
+            supervision.lost_leases(lost);
+            let what = format!(
+                "the leases of {count} jobs were not renewed in time: others may have them by now"
+            );
+            supervision.report_kind(Part::Leases, TroubleKind::LeasesLost, None, what);
+        } else if self.last.is_some_and(|last| last.elapsed() >= LOSS_IS_TOLD) {
+            self.last = None;
+            supervision.clear(Part::Leases);
+        }
     }
 }
 

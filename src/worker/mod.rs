@@ -11,12 +11,14 @@ mod entry;
 mod execute;
 mod fetch;
 mod handler;
+mod health;
 mod history;
 mod job;
 mod lanes;
 mod lease;
 mod panic;
 mod park;
+mod pause;
 mod pick;
 mod prefetch;
 mod promote;
@@ -29,6 +31,7 @@ mod steps;
 mod timing;
 mod together;
 mod unknown;
+mod unsettled;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -44,6 +47,7 @@ use tokio_util::task::TaskTracker;
 pub use builder::{DEFAULT_CONCURRENCY, DEFAULT_GRACE, WorkerBuilder};
 pub use context::JobContext;
 pub use handler::{DEFAULT_TIMEOUT, Handler, HandlerResult, Next};
+pub use health::{Effect, Health, HealthWatch, Reprovision, Trouble, TroubleKind};
 pub use lanes::Order;
 pub use park::DEFAULT_PARK_OVER;
 pub use running::{Drained, Running};
@@ -51,6 +55,7 @@ pub use unknown::DEFAULT_UNKNOWN_KIND_GRACE;
 
 use self::control::CancelledRuns;
 use self::handler::Middleware;
+use self::health::Supervision;
 use self::job::Work;
 use self::lanes::{Call, LaneId, Lanes, MAX_BUFFERED_FOR};
 use self::lease::Leases;
@@ -120,6 +125,7 @@ pub(crate) struct Shared {
     leases: Arc<Leases>,
     cancelled: CancelledRuns,
     recorder: Arc<Recorder>,
+    supervision: Arc<Supervision>,
     settler: Settler,
     /// Cancelled first: nothing more is fetched or started.
     stop_fetching: CancellationToken,
@@ -137,6 +143,7 @@ struct QueueState {
     memory: Memory,
     /// By priority: told when a lane has room.
     room: [Arc<Notify>; 4],
+    unsettled: unsettled::Unsettled,
 }
 
 impl Worker {
@@ -164,11 +171,17 @@ impl Worker {
         let end = CancellationToken::new();
         let background = TaskTracker::new();
         let settling = tokio::spawn(settle::run(shared.clone(), settlements));
-        background.spawn(shared.leases.clone().keep(shared.conn.clone(), ack_wait, end.clone()));
+        let leases = shared.leases.clone();
+        let supervision = shared.supervision.clone();
+        background.spawn(leases.keep(shared.conn.clone(), supervision, ack_wait, end.clone()));
+        background.spawn(health::keep_link(shared.clone(), end.clone()));
+        background.spawn(health::keep_inbox(shared.clone(), end.clone()));
         background.spawn(timing::keep_clock(shared.clone(), end.clone()));
         background.spawn(sweep(shared.clone(), ack_wait, end.clone()));
         for queue in 0..shared.queues.len() {
             background.spawn(control::listen(shared.clone(), queue, ack_wait, end.clone()));
+            background.spawn(health::keep_gate(shared.clone(), queue, end.clone()));
+            background.spawn(health::mend(shared.clone(), queue, end.clone()));
         }
         let fetching = TaskTracker::new();
         for lane in shared.lane_ids() {
@@ -259,6 +272,15 @@ impl Shared {
 
     fn enter(self: &Arc<Self>, work: Work) {
         let call = self.lanes().enter(work.lane, work);
+        self.call(call);
+    }
+
+    /// Lets jobs of a queue be fetched and started again.
+    fn open_lanes(self: &Arc<Self>, queue: usize) {
+        let (refill, call) = self.lanes().open(queue, Instant::now());
+        for lane in refill {
+            self.room(lane).notify_one();
+        }
         self.call(call);
     }
 

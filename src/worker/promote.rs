@@ -29,19 +29,17 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use crate::broker::{Delivery, Expect, Pulled, Puller};
+use super::health::Part;
+use super::pause::Pause;
+use crate::broker::{Broken, Delivery, Expect, Pulled, Puller, consumer_born};
 use crate::client::{Copied, Ready, Settled};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::topology::DUE;
 use crate::wire::time::Time;
 use crate::wire::{Fired, Firing, Headers, RecordKey, fired_subject, name, parse_due};
 
 /// Timers asked for at once, and promoted at once.
 const BATCH: usize = 256;
-
-/// Pauses after something went wrong with the broker, doubling, with jitter.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// How long one promotion may take before the timer goes to another worker.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -65,27 +63,31 @@ struct Promoter {
     puller: Puller,
     epochs: watch::Receiver<u64>,
     at_once: Arc<Semaphore>,
-    pause: Duration,
+    queue: usize,
+    /// How many pulls in a row ended before their time.
+    broken: u32,
+    pause: Pause,
 }
 
 /// Promotes the timers of a queue until the worker stops fetching.
 pub(super) async fn run(shared: Arc<Shared>, queue: usize) {
     let stream = shared.queues[queue].streams.timers.clone();
-    let mut pause = FIRST_PAUSE;
+    let mut pause = Pause::default();
     let puller = loop {
         match Puller::open(&shared.conn, &stream, DUE).await {
             Ok(puller) => break puller,
-            Err(error) => tracing::warn!(%error, "timers are not promoted yet"),
+            Err(error) => shared.supervision.report(Part::Timers(queue), &error),
         }
         tokio::select! {
             () = shared.stop_fetching.cancelled() => return,
-            () = sleep(pause.mul_f64(0.5 + fastrand::f64())) => {}
+            () = sleep(pause.next()) => {}
         }
-        pause = (pause * 2).min(LONGEST_PAUSE);
     };
+    shared.supervision.clear(Part::Timers(queue));
     let epochs = shared.conn.epochs();
     let at_once = Arc::new(Semaphore::new(BATCH));
-    Promoter { shared, puller, epochs, at_once, pause: FIRST_PAUSE }.run().await;
+    let pause = Pause::default();
+    Promoter { shared, puller, epochs, at_once, queue, broken: 0, pause }.run().await;
 }
 
 impl Promoter {
@@ -109,7 +111,7 @@ impl Promoter {
             return;
         }
         if let Err(error) = self.puller.pull(BATCH).await {
-            self.rest(&error.to_string()).await;
+            self.broken(Broken::Unsent(error)).await;
         }
     }
 
@@ -123,22 +125,50 @@ impl Promoter {
     async fn take(&mut self, pulled: Pulled) {
         match pulled {
             Pulled::Job(delivery) => {
-                self.pause = FIRST_PAUSE;
+                self.is_served();
                 self.promote(delivery).await;
             }
-            Pulled::Over { .. } => {}
-            Pulled::Broken { why, .. } => self.rest(&why).await,
+            Pulled::Over { .. } => self.is_served(),
+            Pulled::Broken { why, .. } => self.broken(why).await,
             Pulled::Closed => self.shared.stop_fetching.cancelled().await,
         }
     }
 
-    async fn rest(&mut self, why: &str) {
-        tracing::info!(why, "promoting timers starts anew");
+    /// A pull was answered as it should be.
+    fn is_served(&mut self) {
+        self.broken = 0;
+        self.pause.reset();
+        self.shared.supervision.clear(Part::Timers(self.queue));
+    }
+
+    /// A pull ended before its time: see what is the matter, and pause.
+    async fn broken(&mut self, why: Broken) {
+        tracing::debug!(%why, "promoting timers starts anew");
+        self.broken += 1;
+        if let Some(error) = self.what_is_the_matter(why).await {
+            self.shared.supervision.report(Part::Timers(self.queue), &error);
+        }
         tokio::select! {
             () = self.shared.stop_fetching.cancelled() => {}
-            () = sleep(self.pause.mul_f64(0.5 + fastrand::f64())) => {}
+            () = sleep(self.pause.next()) => {}
         }
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Why a pull may have ended; `None` where that is nothing, or over.
+    async fn what_is_the_matter(&self, why: Broken) -> Option<Error> {
+        let stream = &self.shared.queues[self.queue].streams.timers;
+        let place = format!("{stream}/{DUE}");
+        let suspected = match why {
+            Broken::Denied(error) => return Some(error),
+            Broken::Refused(why) => return Some(Error::new(ErrorKind::Broker, why).at(place)),
+            Broken::LeaderChanged | Broken::Deleted => None,
+            Broken::Silent | Broken::NobodyThere | Broken::Unsent(_) => (self.broken > 1)
+                .then(|| Error::new(ErrorKind::Unavailable, why.to_string()).at(place)),
+        };
+        match consumer_born(&self.shared.conn, stream, DUE, &self.shared.clock).await {
+            Ok(_) => suspected,
+            Err(error) => Some(error),
+        }
     }
 
     /// Promotes to the side, so that one that takes long holds no other up.

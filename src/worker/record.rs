@@ -98,7 +98,8 @@ impl Recorder {
         let (none, mut expected) = (Headers::new(), after);
         for _ in 0..FENCE_TRIES {
             let expect = Expect::Last(expected);
-            match self.conn.store(subject.clone(), &none, body.clone(), expect).await? {
+            let stored = self.conn.store(subject.clone(), &none, body.clone(), expect).await;
+            match self.at(&self.streams(work).attempts, stored).await? {
                 Published::Stored(sequence) => return Ok(Entered::Stored(sequence)),
                 Published::InFlight => sleep(FENCE_PAUSE).await,
                 Published::WrongLast(last) => {
@@ -189,7 +190,16 @@ impl Recorder {
         completion.error = completion.error.map(ErrorInfo::cut);
         let body = self.fit(&mut completion)?;
         let stream = &self.streams(work).results;
-        fence(&self.conn, &self.namespace, stream, &work.key, body).await
+        let fenced = fence(&self.conn, &self.namespace, stream, &work.key, body).await;
+        self.at(stream, fenced).await
+    }
+
+    /// Has an error name the stream that it is about, and that it is gone if it is.
+    async fn at<T>(&self, stream: &str, stored: Result<T>) -> Result<T> {
+        match stored {
+            Ok(stored) => Ok(stored),
+            Err(error) => Err(self.conn.why_not_stored(stream, error).await.at(stream)),
+        }
     }
 
     /// The completion as JSON, without its result if that makes it larger than a message may be.
@@ -230,7 +240,8 @@ impl Recorder {
         let subject = record_subject(&self.namespace, RecordKind::Dead, &work.key);
         for _ in 0..FENCE_TRIES {
             let payload = work.payload.clone();
-            match self.conn.store(subject.clone(), &headers, payload, Expect::Last(0)).await? {
+            let stored = self.conn.store(subject.clone(), &headers, payload, Expect::Last(0)).await;
+            match self.at(&self.streams(work).dead, stored).await? {
                 Published::Stored(sequence) | Published::WrongLast(sequence) => {
                     return Ok(sequence);
                 }

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::health::{Health, HealthWatch};
 use super::lease::Stop;
 use crate::broker::Registration;
 use crate::outcome::Settlement;
@@ -51,6 +52,32 @@ impl Running {
         &self.0.shared.recorder.worker
     }
 
+    /// How the worker is: what keeps it from working, if anything does.
+    pub fn health(&self) -> Health {
+        self.0.shared.supervision.health().borrow().clone()
+    }
+
+    /// Whether the worker takes jobs of all its queues; see [`Health::is_ready`].
+    pub fn is_ready(&self) -> bool {
+        self.0.shared.supervision.health().borrow().is_ready()
+    }
+
+    /// Follows how the worker is, to its end.
+    ///
+    /// ```no_run
+    /// # async fn example(running: tidemill::Running) {
+    /// let mut health = running.watch_health();
+    /// while let Some(health) = health.changed().await {
+    ///     for trouble in &health.troubles {
+    ///         eprintln!("{trouble}");
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn watch_health(&self) -> HealthWatch {
+        HealthWatch::new(self.0.shared.supervision.health())
+    }
+
     /// Stops without losing, doubling or charging anything.
     ///
     /// 1. Leave the registry, so that nobody counts on this worker.
@@ -64,6 +91,7 @@ impl Running {
     /// was not told of comes back after `ack_wait`.
     pub async fn drain(self) -> Drained {
         let Parts { shared, grace, registration, fetching, settling, background, end } = self.0;
+        shared.supervision.drains();
         let abort_settling = settling.abort_handle();
         ends("the registration", registration.end()).await;
         shared.stop_fetching.cancel();

@@ -16,17 +16,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Shared;
+use super::health::Part;
 use super::job::Work;
 use super::lease::Stop;
+use super::pause::Pause;
 use super::record::Entered;
 use super::steps::{Step, fill, steps};
 use super::together::{Completed, complete};
+use super::unsettled::{Tried, has_no_place};
 use crate::broker::{AckSubject, MAX_INGEST};
 use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::Settlement;
 use crate::wire::time::Time;
-use crate::wire::{AttemptEvent, AttemptRecord, Completion, Status};
+use crate::wire::{AttemptEvent, AttemptRecord, Completion, RecordKind, Status};
 
 /// Settlements that wait at most; a worker that cannot settle stops starting jobs.
 const QUEUE: usize = 1024;
@@ -39,10 +42,6 @@ const GROUPS_AT_ONCE: usize = 8;
 /// ends alone is settled at once.
 const WORTHWHILE: usize = 64;
 const APART: Duration = Duration::from_millis(1);
-
-/// The pause before a record is tried again.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// A job whose dead letter finds no room is given back for this long.
 const DEAD_FULL_DELAY: Duration = Duration::from_secs(60);
@@ -139,32 +138,38 @@ async fn settle_group(shared: &Arc<Shared>, group: Vec<ToSettle>, later: &TaskTr
     let Completed { stored, rest } = complete(&shared.recorder, group).await;
     let tries = rest.into_iter().map(|item| async {
         match shared.record(&item).await {
-            Ok(word) => Some((item, word)),
+            Ok(word) => {
+                shared.note_recorded(&item);
+                Some((item, word))
+            }
             Err(error) => {
-                tracing::warn!(job = %item.work.key.id, %error, "not recorded yet; trying again");
+                shared.note_unrecorded(&item, &error, Tried::Once);
                 later.spawn(settle_stubborn(shared.clone(), item));
                 None
             }
         }
     });
     let mut recorded: Vec<(ToSettle, Word)> = join_all(tries).await.into_iter().flatten().collect();
+    for item in &stored {
+        shared.note_recorded(item);
+    }
     recorded.extend(stored.into_iter().map(|item| (item, Word::Ack)));
     shared.say(&mut recorded).await;
 }
 
 /// Tries again, for as long as the job is ours.
 async fn settle_stubborn(shared: Arc<Shared>, item: ToSettle) {
-    let mut pause = FIRST_PAUSE;
-    while item.work.lease.settle_at(Instant::now()).is_some() {
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        match shared.record(&item).await {
-            Ok(word) => return shared.say(&mut [(item, word)]).await,
-            Err(error) => tracing::debug!(job = %item.work.key.id, %error, "still not recorded"),
+    let unsettled = &shared.queues[item.work.lane.queue].unsettled;
+    unsettled.begin();
+    let word = shared.record_at_last(&item).await;
+    unsettled.end();
+    match word {
+        Some(word) => shared.say(&mut [(item, word)]).await,
+        None => {
+            tracing::warn!(job = %item.work.key.id, "the lease is lost before the outcome was recorded");
+            shared.release(&item.work);
         }
     }
-    tracing::warn!(job = %item.work.key.id, "the lease is lost before the outcome was recorded");
-    shared.release(&item.work);
 }
 
 impl Shared {
@@ -173,10 +178,27 @@ impl Shared {
         self.settler.settle(ToSettle { work, settlement, started_at: None }).await;
     }
 
+    /// Tries again to put on record what became of a job, while it is ours.
+    async fn record_at_last(&self, item: &ToSettle) -> Option<Word> {
+        let mut pause = Pause::default();
+        while item.work.lease.settle_at(Instant::now()).is_some() {
+            sleep(pause.next()).await;
+            match self.record(item).await {
+                Ok(word) => {
+                    self.note_recorded(item);
+                    return Some(word);
+                }
+                Err(error) => self.note_unrecorded(item, &error, Tried::Again),
+            }
+        }
+        None
+    }
+
     /// Puts on record what became of a job.
     async fn record(&self, item: &ToSettle) -> Result<Word> {
         let ToSettle { work, settlement, started_at } = item;
         let recorder = &self.recorder;
+        let letters = Part::Records(work.lane.queue, RecordKind::Dead);
         let (mut letter, mut after) = (None, work.attempt.ledger);
         for step in steps(settlement, *started_at) {
             match step {
@@ -187,9 +209,13 @@ impl Shared {
                     }
                 }
                 Step::Letter => match self.dead_letter(work, settlement).await {
-                    Ok(stored) => letter = stored,
-                    Err(full) if full.is_full() => {
-                        tracing::warn!(job = %work.key.id, error = %full, "no room for a dead letter");
+                    Ok(stored) => {
+                        self.supervision.clear(letters);
+                        letter = stored;
+                    }
+                    Err(why) if has_no_place(&why) => {
+                        tracing::debug!(job = %work.key.id, %why, "no place for a dead letter");
+                        self.supervision.report(letters, &why);
                         self.enter_ledger(work, after, settlement, AttemptEvent::ToBury).await?;
                         return Ok(Word::Nak(DEAD_FULL_DELAY));
                     }
@@ -306,18 +332,26 @@ impl Shared {
             words.extend(ack.map(|ack| (item.work.lane, ack, *word)));
         }
         let mut barriers = Vec::new();
-        let mut words = words.into_iter().peekable();
-        while let Some((lane, ack, word)) = words.next() {
-            let is_last = words.peek().is_none_or(|(next, _, _)| *next != lane);
-            if is_last {
-                barriers.push(self.say_surely(ack, word));
-            } else if let Err(error) = self.say_plainly(&ack, word).await {
-                tracing::debug!(%error, "an ack was not sent");
+        for of_lane in words.chunk_by(|(lane, ..), (next, ..)| lane == next) {
+            let [plain @ .., (lane, last, last_word)] = of_lane else { continue };
+            for (_, ack, word) in plain {
+                if let Err(error) = self.say_plainly(ack, *word).await {
+                    tracing::debug!(%error, "an ack was not sent");
+                }
             }
+            barriers.push(async move {
+                match self.say_surely(last, *last_word).await {
+                    Ok(()) => {}
+                    // That it was refused may have been lost among many refusals.
+                    Err(error) if error.is_unknown() => {
+                        let error = self.may_settle(*lane).await.err().unwrap_or(error);
+                        self.note_unsaid(*lane, of_lane, &error);
+                    }
+                    Err(error) => self.note_unsaid(*lane, of_lane, &error),
+                }
+            });
         }
-        for error in join_all(barriers).await.into_iter().filter_map(Result::err) {
-            tracing::debug!(%error, "acks were not confirmed");
-        }
+        join_all(barriers).await;
     }
 
     async fn say_plainly(&self, ack: &AckSubject, word: Word) -> Result<()> {
@@ -327,7 +361,7 @@ impl Shared {
         }
     }
 
-    async fn say_surely(&self, ack: AckSubject, word: Word) -> Result<()> {
+    async fn say_surely(&self, ack: &AckSubject, word: Word) -> Result<()> {
         match word {
             Word::Ack => ack.ack_confirmed(&self.conn).await,
             Word::Nak(delay) => ack.nak_confirmed(&self.conn, delay).await,

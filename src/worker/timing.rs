@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{QueueState, Shared};
 use crate::broker::{Born, READ_EVERY, consumer_born, kept_for};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::priority::Priority;
 use crate::topology::fences_long_enough;
 
@@ -61,11 +61,9 @@ impl Shared {
     }
 
     /// Looks at a consumer of the queue, which also brings the broker's time.
-    async fn born(&self, queue: &QueueState) -> Result<Born> {
+    pub(super) async fn born(&self, queue: &QueueState) -> Result<Born> {
         let (stream, lane) = (&queue.streams.jobs, Priority::Critical.as_str());
-        consumer_born(&self.conn, stream, lane, &self.clock).await?.ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("consumer {stream}/{lane} is gone"))
-        })
+        consumer_born(&self.conn, stream, lane, &self.clock).await
     }
 }
 

@@ -28,4 +28,5 @@ mod sealed;
 mod share;
 mod signed;
 mod support;
+mod trouble;
 mod unique;

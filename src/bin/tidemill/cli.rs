@@ -9,7 +9,8 @@ use tidemill::{Client, Namespace};
 use crate::connect::ConnectArgs;
 use crate::keys::{self, KeyArgs};
 use crate::{
-    bench, chaos, cron, dead, demo, dev, enqueue, import, job, nkeys, queue, results, setup, work,
+    bench, chaos, cron, dead, demo, dev, doctor, enqueue, import, job, nkeys, queue, results,
+    setup, work,
 };
 
 const AFTER_HELP: &str = "\
@@ -44,7 +45,8 @@ impl Cli {
             // That its broker is gone is what is asked for.
             (_, 0, Command::Chaos(args)) if args.breaks_its_own() => "off",
             (true, _, _) => "error",
-            (false, 0, _) => "warn,tidemill=warn",
+            // What is the matter with a worker is told when it begins, and when it is over.
+            (false, 0, _) => "warn,tidemill=warn,tidemill::health=info",
             (false, 1, _) => "warn,tidemill=info",
             (false, _, _) => "info,tidemill=debug",
         }
@@ -106,6 +108,8 @@ pub(crate) enum Command {
     Results(results::ResultsArgs),
     /// Look at dead letters, retry or discard them
     Dead(dead::DeadArgs),
+    /// Find what is not as it should be, and what to do about it; bring stuck jobs back
+    Doctor(doctor::DoctorArgs),
     /// Make a key for each user of a server's configuration
     Nkeys(nkeys::NkeysArgs),
     /// Make keys by which payloads are sealed

@@ -10,6 +10,7 @@ mod cron;
 mod dead;
 mod demo;
 mod dev;
+mod doctor;
 mod enqueue;
 mod exec;
 mod exit;
@@ -22,6 +23,7 @@ mod nkeys;
 mod options;
 mod output;
 mod queue;
+mod ready;
 mod results;
 mod setup;
 mod signals;
@@ -89,5 +91,6 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
         Command::Nkeys(args) => nkeys::run(&global, &args),
         Command::Seal(args) => keys::seal(&global, args),
         Command::Sign(args) => keys::sign(&global, args),
+        Command::Doctor(args) => doctor::run(&global, args).await,
     }
 }

@@ -3,10 +3,10 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tidemill::{
-    Backoff, Client, DEFAULT_CONCURRENCY, Handler, MAX_WEIGHT, Order, Priority, Queue, RetryPolicy,
-    Running, Weights, Worker, WorkerBuilder,
+    Backoff, Client, DEFAULT_CONCURRENCY, Handler, MAX_WEIGHT, Order, Priority, Queue, Reprovision,
+    RetryPolicy, Running, Weights, Worker, WorkerBuilder,
 };
 
 use crate::agent::{Agent, AgentArgs};
@@ -14,6 +14,7 @@ use crate::cli::{Global, duration};
 use crate::exec::{self, Assignment};
 use crate::exit::{Exit, UsageError};
 use crate::login::Given;
+use crate::ready::ReadyArgs;
 use crate::signals::StopSignals;
 use crate::{http, keys, output};
 
@@ -25,6 +26,9 @@ again, with standard error as the error.
 
 A web hook gets the payload by POST. 2xx is done, with the body as the result; 429 and 503 with
 Retry-After come back later; other 4xx bury the job; anything else is tried again.
+
+What keeps the worker from working goes to standard error when it begins and when it is over. It goes
+on by itself. --ready-file and systemd (Type=notify, WatchdogSec) tell others.
 
 Interrupted once, the worker drains: it fetches no more, lets jobs end, gives the rest back.
 Interrupted twice, it stops at once.";
@@ -48,8 +52,40 @@ pub(crate) struct WorkArgs {
     require_signed: Vec<Given>,
     #[command(flatten)]
     limits: LimitArgs,
+    /// Make streams and consumers again that vanish while the worker works: consumers, which hold no
+    /// jobs, or everything; without it, the worker waits until somebody does
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = Again::Never,
+        default_missing_value = "everything"
+    )]
+    reprovision: Again,
+    #[command(flatten)]
+    ready: ReadyArgs,
     #[command(flatten)]
     agent: AgentArgs,
+}
+
+/// What is made again of what has vanished.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Again {
+    Never,
+    Consumers,
+    Everything,
+}
+
+impl From<Again> for Reprovision {
+    fn from(again: Again) -> Self {
+        match again {
+            Again::Never => Self::Never,
+            Again::Consumers => Self::Consumers,
+            Again::Everything => Self::Everything,
+        }
+    }
 }
 
 /// How a worker goes about its work.
@@ -163,6 +199,7 @@ pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit>
     let mut signals = StopSignals::new()?;
     let client = global.client().await?;
     let mut worker = args.limits.apply(Worker::builder(&client));
+    worker = worker.reprovision(args.reprovision.into());
     for WeightedQueue(queue, weight) in &args.queues {
         worker = worker.weighted_queue(queue.as_str(), *weight);
     }
@@ -177,9 +214,13 @@ pub(crate) async fn run(global: &Global, args: WorkArgs) -> anyhow::Result<Exit>
     if let Some(agent) = &agent {
         worker = agent.apply(&client, worker).await?;
     }
+    args.ready.begin()?;
     let running = worker.build()?.start().await?;
+    let telling = args.ready.follow(&running);
     announce(global, &running, &args, agent.as_ref());
-    until_told(running, &mut signals).await
+    let ended = until_told(running, &mut signals).await;
+    telling.abort();
+    ended
 }
 
 /// The queues that are worked.

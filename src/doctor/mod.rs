@@ -1,0 +1,83 @@
+//! What is not as it should be with a broker and a queue, and what to do about each: gathered from the
+//! broker (`gather`), judged by pure functions (`judge`). Jobs that no consumer reaches any more are
+//! found (`stuck`) and brought back (`revive`).
+
+mod gather;
+mod judge;
+mod revive;
+mod stuck;
+
+use std::fmt;
+
+use serde::Serialize;
+
+pub use self::revive::Revived;
+pub use self::stuck::{StuckJob, StuckJobs};
+use crate::token::Queue;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Good to know.
+    Note,
+    /// It works, but not well, or not for long.
+    Warning,
+    /// Jobs wait in vain, are lost, or may complete twice.
+    Error,
+}
+
+impl Severity {
+    /// It in one word, such as `warning`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Something that is not as it should be, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What it is, in one word for programs, such as `consumer_missing`.
+    pub code: &'static str,
+    /// The queue that it is about; `None` where it is about the broker.
+    pub queue: Option<Queue>,
+    /// The stream, the stream and the consumer with a `/` between, or the subject that it is about.
+    pub place: String,
+    /// What it is, in words.
+    pub what: String,
+    /// What to do about it: a command where there is one.
+    pub fix: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { severity, place, what, fix, .. } = self;
+        write!(f, "{severity}: {place}: {what}; {fix}")
+    }
+}
+
+impl Finding {
+    fn new(
+        severity: Severity,
+        code: &'static str,
+        place: impl Into<String>,
+        what: impl Into<String>,
+        fix: impl Into<String>,
+    ) -> Self {
+        let (place, what, fix) = (place.into(), what.into(), fix.into());
+        Self { severity, code, queue: None, place, what, fix }
+    }
+}
