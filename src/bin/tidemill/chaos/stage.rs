@@ -68,7 +68,8 @@ impl Stage {
         let mut told = Instant::now();
         loop {
             ticks.tick().await;
-            self.bar.set_position(self.began.elapsed().as_secs());
+            let length = self.bar.length().unwrap_or_default();
+            self.bar.set_position(self.began.elapsed().as_secs().min(length));
             let jobs = match timeout(PATIENCE, client.unfinished(queue)).await {
                 Ok(Ok(jobs)) => format!("{jobs} jobs unfinished"),
                 Ok(Err(_)) | Err(_) => "the broker does not answer".to_owned(),
