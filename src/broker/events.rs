@@ -131,6 +131,11 @@ impl Denials {
         self.inbox.as_deref().map(|inbox| (Right::Subscribe, inbox))
     }
 
+    /// Whether no request gets an answer until the next connect.
+    pub(super) fn are_of_answers(&self) -> bool {
+        self.inbox.is_some()
+    }
+
     /// Whether a subscription to `subject`, made at `since`, was refused.
     pub(super) fn against_subscription(&self, subject: &str, since: Instant) -> bool {
         self.subscriptions.has(subject, since)

@@ -6,6 +6,7 @@ mod clock;
 mod connection;
 mod context;
 mod credentials;
+mod deaf;
 mod dial;
 mod events;
 mod failure;
@@ -21,6 +22,7 @@ mod registry;
 mod servers;
 mod tls;
 mod told;
+mod unreadable;
 
 pub(crate) use ack::AckSubject;
 #[cfg(feature = "embedded")]
@@ -37,3 +39,4 @@ pub(crate) use pull::{Delivery, Pulled, Puller};
 pub(crate) use read::{Batch, Start, Stored};
 pub(crate) use registry::{Announcement, Registration, announced_kinds};
 pub(crate) use told::Told;
+pub(crate) use unreadable::Unreadable;

@@ -54,7 +54,10 @@ pub(super) async fn attempt(shared: &Shared, work: Work) {
     {
         tracing::warn!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
         let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
-        return shared.settle(work, Settlement::Release { delay }).await;
+        // It may be written down for all that. Then the ledger has to say too that it was not begun.
+        let started_at = error.is_unknown().then_some(started_at);
+        let settlement = Settlement::Release { delay };
+        return shared.settler.settle(ToSettle { work, settlement, started_at }).await;
     }
     let span = tracing::info_span!(
         "job",

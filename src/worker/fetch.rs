@@ -101,6 +101,10 @@ impl Fetcher {
         self.ack_wait = ack_wait;
         self.consumer_created = created;
         self.suspect_up_to = in_ledger.max(self.highest);
+        // It may have been a job that broke the connection, and would again.
+        if let Err(error) = self.shared.bury_unreadable(self.lane, ack_wait).await {
+            tracing::debug!(%error, "unsettled jobs were not looked at");
+        }
         Ok(())
     }
 
@@ -155,9 +159,14 @@ impl Fetcher {
                 self.pause = FIRST_PAUSE;
                 self.admit(delivery).await;
             }
-            Pulled::Over { unfilled } => self.shared.give_up(self.lane, unfilled),
+            Pulled::Over { unfilled } => {
+                self.pause = FIRST_PAUSE;
+                self.shared.give_up(self.lane, unfilled);
+            }
             Pulled::Broken { unfilled, why } => {
                 self.shared.give_up(self.lane, unfilled);
+                // What is refused would be refused at once again.
+                self.rest().await;
                 self.recover(&why).await;
             }
             Pulled::Closed => {
@@ -177,12 +186,22 @@ impl Fetcher {
                 Ok(()) => return,
                 Err(error) => tracing::warn!(lane = %self.lane.priority, %error, "cannot fetch"),
             }
-            tokio::select! {
-                () = self.shared.stop_fetching.cancelled() => return,
-                () = sleep(self.pause.mul_f64(0.5 + fastrand::f64())) => {}
+            self.rest().await;
+            if self.shared.stop_fetching.is_cancelled() {
+                return;
             }
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Lets some time pass, and more of it each time until all is well again; a new connection is tried
+    /// at once.
+    async fn rest(&mut self) {
+        tokio::select! {
+            () = self.shared.stop_fetching.cancelled() => {}
+            () = changed(&mut self.epochs) => {}
+            () = sleep(self.pause.mul_f64(0.5 + fastrand::f64())) => {}
+        }
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
     /// Stops pulling and hands back what the broker has sent until then.

@@ -26,6 +26,7 @@ mod settle;
 mod timing;
 mod together;
 mod unknown;
+mod unreadable;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
