@@ -31,6 +31,8 @@ pub struct QueueInfo {
     pub cron: u64,
     /// Completions that are kept.
     pub results: u64,
+    /// Entries of the ledger of attempts.
+    pub ledger: u64,
     /// Dead letters.
     pub dead: u64,
 }
@@ -75,6 +77,7 @@ impl Client {
             timers,
             cron,
             results: conn.stream_state(&streams.results, None).await?.messages,
+            ledger: conn.stream_state(&streams.attempts, None).await?.messages,
             dead: conn.stream_state(&streams.dead, None).await?.messages,
         })
     }

@@ -128,11 +128,25 @@ impl Folder {
         parse_ports(&fs::read(file.path()).ok()?)
     }
 
+    /// Deletes what servers have stored here.
+    pub(super) fn clear_store(&self) -> Result<()> {
+        let store = self.store();
+        match fs::remove_dir_all(&store) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            cleared => cleared.map_err(|e| cannot("delete", &store).because(e)),
+        }
+    }
+
     /// How many bytes the store could grow to: what it has and what is free on its disk.
     pub(super) fn capacity(&self) -> Result<u64> {
         let disk = rustix::fs::statvfs(&self.path)
             .map_err(|e| cannot("measure the free space of", &self.path).because(e))?;
-        Ok(disk.f_bavail * disk.f_frsize + size(&self.path.join("jetstream")))
+        Ok(disk.f_bavail * disk.f_frsize + size(&self.store()))
+    }
+
+    /// Where a server keeps its streams: below the `store_dir` that it is given.
+    fn store(&self) -> PathBuf {
+        self.path.join("jetstream")
     }
 }
 

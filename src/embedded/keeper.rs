@@ -60,6 +60,8 @@ pub(super) enum Command {
     Kill,
     Freeze,
     Thaw,
+    LameDuck,
+    Wipe,
     Restart,
     Reload { config: String },
     Stop,
@@ -141,10 +143,18 @@ impl Keeper {
 
     async fn obey(&mut self, command: Command) -> Result<()> {
         match command {
-            Command::Kill => match self.leave() {
-                State::Up(process) => process.kill().await,
-                State::BackOff(_) | State::Down => Ok(()),
-            },
+            Command::Kill => self.kill().await,
+            Command::Wipe => {
+                self.kill().await?;
+                self.folder.clear_store()
+            }
+            Command::LameDuck => {
+                self.running()?;
+                match self.leave() {
+                    State::Up(process) => process.lame_duck().await,
+                    State::BackOff(_) | State::Down => Ok(()),
+                }
+            }
             Command::Stop => self.stop().await,
             Command::Restart => {
                 self.stop().await?;
@@ -154,6 +164,13 @@ impl Keeper {
             Command::Freeze => self.running()?.freeze().await,
             Command::Thaw => self.running()?.signal(Signal::CONT),
             Command::Reload { config } => self.reload(config).await,
+        }
+    }
+
+    async fn kill(&mut self) -> Result<()> {
+        match self.leave() {
+            State::Up(process) => process.kill().await,
+            State::BackOff(_) | State::Down => Ok(()),
         }
     }
 

@@ -167,6 +167,28 @@ impl Broker {
         self.call(Command::Thaw).await
     }
 
+    /// Asks the server to leave (`SIGUSR2`, lame duck mode) and waits until it has: it hands over what
+    /// it leads, takes no more connections and closes those it has one after the other. By nats-server's
+    /// defaults that takes ten seconds and more; `lame_duck_grace_period` and `lame_duck_duration` in
+    /// [`BrokerBuilder::config`] say otherwise. One that takes over a minute is killed.
+    ///
+    /// # Errors
+    ///
+    /// When it does not run, or the signal cannot be sent.
+    pub async fn lame_duck(&self) -> Result<()> {
+        self.call(Command::LameDuck).await
+    }
+
+    /// Kills the server and deletes what it has stored, as when its machine is replaced; started again,
+    /// it has to get everything from the others of its cluster.
+    ///
+    /// # Errors
+    ///
+    /// When the signal cannot be sent or the store cannot be deleted.
+    pub async fn wipe(&self) -> Result<()> {
+        self.call(Command::Wipe).await
+    }
+
     /// Starts the server again on the same port and store, and waits until it is ready. One that
     /// runs is stopped first.
     ///

@@ -17,6 +17,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long a server may take to end by itself before it is killed.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long a server may take to leave in its own time before it is killed.
+const LEAVE_DEADLINE: Duration = Duration::from_secs(60);
+
 /// How long a drop waits for a killed server, so that its folder can be removed.
 const REAP_PACE: Duration = Duration::from_millis(2);
 const REAP_TRIES: u32 = 50;
@@ -114,6 +117,15 @@ impl Process {
         self.signal(Signal::TERM)?;
         self.signal(Signal::CONT)?;
         match timeout(STOP_DEADLINE, self.ended()).await {
+            Ok(status) => status.map(drop),
+            Err(_) => self.kill().await,
+        }
+    }
+
+    /// Asks it to leave in its own time, and kills it when it does not.
+    pub(super) async fn lame_duck(mut self) -> Result<()> {
+        self.signal(Signal::USR2)?;
+        match timeout(LEAVE_DEADLINE, self.ended()).await {
             Ok(status) => status.map(drop),
             Err(_) => self.kill().await,
         }

@@ -1,6 +1,7 @@
 //! The command line, end to end: the real program, real brokers, handlers in other languages.
 
 mod bench;
+mod chaos;
 mod cron;
 mod dead;
 mod demo;

@@ -208,3 +208,17 @@ async fn a_reload_is_in_force_or_refused() -> Result<()> {
     assert_eq!(client.server_info().max_payload, 64 << 10, "it keeps what it had");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_lame_duck_leaves_by_itself_and_comes_back() -> Result<()> {
+    let soon = "lame_duck_grace_period: \"200ms\"\nlame_duck_duration: \"30s\"";
+    let broker = Broker::builder().config(soon).start().await?;
+    store_message(broker.url()).await?;
+    broker.lame_duck().await?;
+    assert_eq!(broker.pid(), None);
+    assert!(broker.log_tail(50).contains("lame duck"), "{}", broker.log_tail(50));
+    assert!(broker.lame_duck().await.is_err(), "it does not run");
+    broker.restart().await?;
+    assert_eq!(stored_messages(broker.url()).await?, 1);
+    Ok(())
+}

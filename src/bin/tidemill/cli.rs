@@ -7,7 +7,9 @@ use clap::{ArgMatches, Args, Parser, Subcommand};
 use tidemill::{Client, Namespace};
 
 use crate::connect::ConnectArgs;
-use crate::{bench, cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work};
+use crate::{
+    bench, chaos, cron, dead, demo, dev, enqueue, import, job, queue, results, setup, work,
+};
 
 const AFTER_HELP: &str = "\
 Exit codes:
@@ -88,6 +90,8 @@ pub(crate) enum Command {
     Dead(dead::DeadArgs),
     /// Measure how fast jobs go through
     Bench(bench::BenchArgs),
+    /// Break brokers and workers on purpose, and check that every promise holds
+    Chaos(chaos::ChaosArgs),
 }
 
 /// The verb that was called, such as `queue pause`.

@@ -3,6 +3,7 @@
 mod agent;
 mod ask;
 mod bench;
+mod chaos;
 mod cli;
 mod connect;
 mod cron;
@@ -71,6 +72,7 @@ async fn run(cli: Cli) -> anyhow::Result<Exit> {
     let Cli { global, command } = cli;
     match command {
         Command::Bench(args) => bench::run(&global, args).await,
+        Command::Chaos(args) => chaos::run(&global, args).await,
         Command::Demo(args) => demo::run(&global, args).await,
         Command::Dev(args) => dev::run(&global, args).await,
         Command::Setup(args) => setup::run(&global, args).await,

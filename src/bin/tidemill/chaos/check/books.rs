@@ -1,0 +1,290 @@
+//! A history sorted by job: all that is known of each, and when something was broken.
+
+use std::collections::BTreeMap;
+
+use tidemill::{AttemptEvent, Priority, Status};
+
+use super::super::history::{Event, Line, Said, Streams};
+
+/// The time within which workers are given up, where the history does not say.
+const USUAL_ACK_WAIT_US: u64 = 30_000_000;
+
+/// How long the effects of a fault may last beyond its end, beside `ack_wait`.
+const AFTERMATH_US: u64 = 15_000_000;
+
+/// All that a history tells, sorted.
+#[derive(Debug, Default)]
+pub(super) struct Books {
+    pub(super) jobs: BTreeMap<String, Job>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) all_healed_us: Option<u64>,
+    /// When a producer was last told something of a job.
+    pub(super) last_enqueue_us: u64,
+    pub(super) emptied_us: Option<u64>,
+    pub(super) streams: Option<Streams>,
+    pub(super) seed: Option<u64>,
+    ack_wait_us: Option<u64>,
+    /// By process.
+    concurrency: BTreeMap<String, u64>,
+}
+
+/// From when to when something was broken.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    pub(super) what: String,
+    pub(super) from_us: u64,
+    /// `None` where it was never healed.
+    pub(super) until_us: Option<u64>,
+}
+
+impl Fault {
+    /// Whether it was of a worker, and the broker was whole.
+    pub(super) fn is_of_worker(&self) -> bool {
+        self.what.starts_with("worker")
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Job {
+    pub(super) tried: Option<Tried>,
+    pub(super) outcome: Outcome,
+    pub(super) starts: Vec<Start>,
+    pub(super) ends: Vec<End>,
+    pub(super) completions: Vec<Ended>,
+    pub(super) ledger: Vec<Entry>,
+    pub(super) letters: Vec<Letter>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    pub(super) at_us: u64,
+    pub(super) fails: u32,
+    pub(super) max_attempts: u32,
+    pub(super) backoff_us: u64,
+    pub(super) run_after_us: Option<u64>,
+    pub(super) sum: String,
+}
+
+impl Tried {
+    /// Whether no attempt succeeds.
+    pub(super) fn always_fails(&self) -> bool {
+        self.fails >= self.max_attempts
+    }
+
+    /// The attempts that it takes where nothing is broken.
+    pub(super) fn needs(&self) -> u64 {
+        u64::from(self.fails.saturating_add(1).min(self.max_attempts))
+    }
+}
+
+/// What the producer was told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nothing: it was killed before, or the answer never came.
+    #[default]
+    Unknown,
+    Ok {
+        at_us: u64,
+        run: String,
+    },
+    Duplicate,
+    Refused,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Start {
+    pub(super) at_us: u64,
+    pub(super) run: String,
+    pub(super) lane: Priority,
+    pub(super) attempt: u32,
+    pub(super) sum: String,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    pub(super) at_us: u64,
+    pub(super) by: String,
+    pub(super) run: String,
+    pub(super) attempt: u32,
+    pub(super) said: Said,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Ended {
+    pub(super) run: String,
+    pub(super) status: Status,
+    pub(super) attempt: u32,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    pub(super) attempt: u32,
+    pub(super) what: AttemptEvent,
+    pub(super) worker: String,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Letter {
+    pub(super) run: String,
+    pub(super) attempts: u32,
+    pub(super) reason: String,
+    pub(super) sum: String,
+}
+
+impl Books {
+    /// Sorts lines that are in the order of time.
+    pub(super) fn of(lines: &[(String, Line)]) -> Self {
+        let mut books = Self::default();
+        for (by, line) in lines {
+            books.enter(by, line.at_us, &line.event);
+        }
+        books
+    }
+
+    fn enter(&mut self, by: &str, at_us: u64, event: &Event) {
+        match event.clone() {
+            Event::Setup { seed, ack_wait_ms } => {
+                self.seed = Some(seed);
+                self.ack_wait_us = Some(ack_wait_ms.saturating_mul(1000));
+            }
+            Event::Producing { seed, .. } => self.seed = self.seed.or(Some(seed)),
+            Event::Working { concurrency } => {
+                self.concurrency.insert(by.to_owned(), concurrency);
+            }
+            Event::Try { id, fails, max_attempts, backoff_ms, run_after_ms, sum, .. } => {
+                self.job(id).tried = Some(Tried {
+                    at_us,
+                    fails,
+                    max_attempts,
+                    backoff_us: backoff_ms.saturating_mul(1000),
+                    run_after_us: run_after_ms.map(|ms| ms.saturating_mul(1000)),
+                    sum,
+                });
+            }
+            Event::Ok { id, run, .. } => self.told(id, at_us, Outcome::Ok { at_us, run }),
+            Event::Duplicate { id } => self.told(id, at_us, Outcome::Duplicate),
+            Event::Unknown { id, .. } => self.told(id, at_us, Outcome::Unknown),
+            Event::Refused { id, .. } => self.told(id, at_us, Outcome::Refused),
+            Event::Start { id, run, lane, attempt, sum } => {
+                self.job(id).starts.push(Start { at_us, run, lane, attempt, sum });
+            }
+            Event::End { id, run, attempt, said } => {
+                self.job(id).ends.push(End { at_us, by: by.to_owned(), run, attempt, said });
+            }
+            Event::Fault { what } => {
+                self.faults.push(Fault { what, from_us: at_us, until_us: None });
+            }
+            Event::Healed { what } => {
+                let is_open = |fault: &&mut Fault| fault.what == what && fault.until_us.is_none();
+                if let Some(fault) = self.faults.iter_mut().rev().find(is_open) {
+                    fault.until_us = Some(at_us);
+                }
+            }
+            Event::AllHealed => {
+                self.all_healed_us = Some(at_us);
+                for fault in &mut self.faults {
+                    fault.until_us.get_or_insert(at_us);
+                }
+            }
+            Event::Emptied => self.emptied_us = Some(at_us),
+            Event::Completion { id, run, status, attempt } => {
+                self.job(id).completions.push(Ended { run, status, attempt });
+            }
+            Event::Ledger { id, attempt, what, worker, .. } => {
+                self.job(id).ledger.push(Entry { attempt, what, worker });
+            }
+            Event::Letter { id, run, attempts, reason, sum } => {
+                self.job(id).letters.push(Letter { run, attempts, reason, sum });
+            }
+            Event::Streams(streams) => self.streams = Some(streams),
+        }
+    }
+
+    fn job(&mut self, id: String) -> &mut Job {
+        self.jobs.entry(id).or_default()
+    }
+
+    fn told(&mut self, id: String, at_us: u64, outcome: Outcome) {
+        self.last_enqueue_us = self.last_enqueue_us.max(at_us);
+        self.job(id).outcome = outcome;
+    }
+
+    pub(super) fn ack_wait_us(&self) -> u64 {
+        self.ack_wait_us.unwrap_or(USUAL_ACK_WAIT_US)
+    }
+
+    /// For how long after a fault what it has disturbed may still show.
+    pub(super) fn aftermath_us(&self) -> u64 {
+        self.ack_wait_us() + AFTERMATH_US
+    }
+
+    /// How many jobs all workers run at once, as the most that one fault can hit.
+    pub(super) fn held(&self) -> u64 {
+        self.concurrency.values().sum()
+    }
+
+    /// The faults that something between two moments can come of. A worker that is whole again disturbs
+    /// nothing any more; a broker needs a while.
+    pub(super) fn faults_around(
+        &self,
+        from_us: u64,
+        until_us: u64,
+    ) -> impl Iterator<Item = &Fault> {
+        let aftermath = self.aftermath_us();
+        self.faults.iter().filter(move |fault| {
+            let lingers = if fault.is_of_worker() { 0 } else { aftermath };
+            let over = fault.until_us.unwrap_or(u64::MAX).saturating_add(lingers);
+            fault.from_us <= until_us && over >= from_us
+        })
+    }
+
+    /// Whether the broker was disturbed so that something between two moments can come of it.
+    pub(super) fn broker_was_broken(&self, from_us: u64, until_us: u64) -> bool {
+        self.faults_around(from_us, until_us).any(|fault| !fault.is_of_worker())
+    }
+
+    /// The last moment, up to this one, at which something was still broken.
+    pub(super) fn whole_since_us(&self, at_us: u64) -> u64 {
+        let begun = self.faults.iter().filter(|fault| fault.from_us <= at_us);
+        begun.map(|fault| fault.until_us.unwrap_or(at_us).min(at_us)).max().unwrap_or_default()
+    }
+}
+
+impl Job {
+    /// The run that counts: the one that the producer was told of, else the first that was seen.
+    pub(super) fn run(&self) -> Option<&str> {
+        let seen = || {
+            let started = self.starts.first().map(|start| start.run.as_str());
+            started.or_else(|| self.completions.first().map(|ended| ended.run.as_str()))
+        };
+        match &self.outcome {
+            Outcome::Ok { run, .. } => Some(run),
+            Outcome::Unknown | Outcome::Duplicate | Outcome::Refused => seen(),
+        }
+    }
+
+    pub(super) fn started(&self, attempt: u32) -> u64 {
+        self.starts.iter().filter(|start| start.attempt == attempt).count() as u64
+    }
+
+    pub(super) fn entries(&self, attempt: u32, what: AttemptEvent) -> u64 {
+        let is_such = |entry: &&Entry| entry.attempt == attempt && entry.what == what;
+        self.ledger.iter().filter(is_such).count() as u64
+    }
+
+    /// The last failed end of an attempt before a moment that is on record as such.
+    pub(super) fn failed_before(&self, attempt: u32, at_us: u64) -> Option<&End> {
+        let is_on_record = |end: &&End| {
+            self.ledger.iter().any(|entry| {
+                entry.attempt == attempt
+                    && entry.what == AttemptEvent::Failed
+                    && entry.worker == end.by
+            })
+        };
+        self.ends
+            .iter()
+            .filter(|end| end.attempt == attempt && end.said == Said::Failed && end.at_us < at_us)
+            .filter(is_on_record)
+            .max_by_key(|end| end.at_us)
+    }
+}

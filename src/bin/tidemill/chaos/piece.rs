@@ -1,0 +1,157 @@
+//! The jobs of a run: what each does follows from the seed and its number alone.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tidemill::{Backoff, NewJob, Priority};
+
+use super::history::Event;
+
+/// What the jobs of a run are called.
+pub(super) const KIND: &str = "chaos";
+
+/// Attempts of a job that succeeds in the end: so many that faults do not use them up.
+const PLENTY: u32 = 40;
+
+/// Attempts of a job that always fails.
+const FEW: u32 = 3;
+
+/// Between a failed attempt and the next. More than the second by which a broker's crash may shorten it.
+const BACKOFF: Duration = Duration::from_millis(1500);
+
+/// A job, as its payload.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Piece {
+    pub(super) id: String,
+    pub(super) lane: Priority,
+    /// In how many attempts it fails.
+    pub(super) fails: u32,
+    pub(super) max_attempts: u32,
+    pub(super) takes_ms: u64,
+    pub(super) run_after_ms: Option<u64>,
+    pub(super) entry: Entry,
+    /// To make payloads differ in size.
+    pub(super) padding: String,
+}
+
+/// How a job gets into its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Entry {
+    /// By an awaited enqueue of its own.
+    Single,
+    /// With others by one call.
+    Many,
+    /// With others, all or none.
+    All,
+}
+
+impl Piece {
+    /// The job of this number.
+    pub(super) fn of(name: &str, seed: u64, n: u64) -> Self {
+        let mut chance = fastrand::Rng::with_seed(seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let (fails, max_attempts) = match chance.u32(0..100) {
+            0..5 => (1, PLENTY),
+            5..8 => (2, PLENTY),
+            8..10 => (FEW, FEW),
+            _ => (0, PLENTY),
+        };
+        let takes_ms = match chance.u32(0..100) {
+            0..2 => chance.u64(500..2000), // to be caught in the middle
+            2..30 => chance.u64(10..60),
+            _ => chance.u64(0..10),
+        };
+        let run_after_ms = (chance.u32(0..100) < 5).then(|| chance.u64(200..2000));
+        // By tens, so that those beside each other go together.
+        let mut of_ten =
+            fastrand::Rng::with_seed(seed ^ (n / 10).wrapping_mul(0x2545_f491_4f6c_dd1d));
+        let entry = match of_ten.u32(0..10) {
+            0 => Entry::All,
+            1..3 => Entry::Many,
+            _ => Entry::Single,
+        };
+        Self {
+            id: format!("{name}-{n}"),
+            lane: Priority::ALL[chance.usize(0..Priority::ALL.len())],
+            fails,
+            max_attempts,
+            takes_ms,
+            run_after_ms,
+            entry,
+            padding: "x".repeat(chance.usize(0..200)),
+        }
+    }
+
+    pub(super) fn payload(&self) -> anyhow::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(self)?)
+    }
+
+    pub(super) fn job(&self, queue: &str, payload: Vec<u8>) -> NewJob {
+        let job = NewJob::raw(KIND, payload)
+            .queue(queue)
+            .id(&self.id)
+            .priority(self.lane)
+            .max_retries(self.max_attempts - 1)
+            .backoff(&Backoff::fixed(BACKOFF));
+        match self.run_after_ms {
+            Some(delay) => job.delay(Duration::from_millis(delay)),
+            None => job,
+        }
+    }
+
+    /// What a producer notes before it enqueues the job.
+    pub(super) fn attempted(&self, payload: &[u8]) -> Event {
+        Event::Try {
+            id: self.id.clone(),
+            lane: self.lane,
+            fails: self.fails,
+            max_attempts: self.max_attempts,
+            takes_ms: self.takes_ms,
+            backoff_ms: u64::try_from(BACKOFF.as_millis()).unwrap_or(u64::MAX),
+            run_after_ms: self.run_after_ms,
+            sum: sum(payload),
+        }
+    }
+}
+
+/// A checksum of a payload (FNV-1a).
+pub(super) fn sum(payload: &[u8]) -> String {
+    let hash = payload.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    format!("{hash:016x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_follows_from_seed_and_number() {
+        assert_eq!(Piece::of("p", 7, 3), Piece::of("p", 7, 3));
+        let seeds: Vec<Piece> = (0..5).map(|seed| Piece::of("p", seed, 3)).collect();
+        assert!(seeds.iter().any(|piece| *piece != seeds[0]));
+    }
+
+    #[test]
+    fn every_manner_comes_up() {
+        let pieces: Vec<Piece> = (0..2000).map(|n| Piece::of("p", 1, n)).collect();
+        for lane in Priority::ALL {
+            assert!(pieces.iter().any(|piece| piece.lane == lane), "{lane}");
+        }
+        for entry in [Entry::Single, Entry::Many, Entry::All] {
+            assert!(pieces.iter().any(|piece| piece.entry == entry), "{entry:?}");
+        }
+        let always = pieces.iter().filter(|piece| piece.fails >= piece.max_attempts).count();
+        assert!((20..80).contains(&always), "{always}");
+        assert!(pieces.iter().any(|piece| piece.fails == 1 && piece.max_attempts == PLENTY));
+        assert!(pieces.iter().any(|piece| piece.run_after_ms.is_some()));
+    }
+
+    #[test]
+    fn sums_differ_where_payloads_do() {
+        assert_eq!(sum(b""), "cbf29ce484222325");
+        assert_eq!(sum(b"a"), "af63dc4c8601ec8c");
+        assert_ne!(sum(b"ab"), sum(b"ba"));
+    }
+}

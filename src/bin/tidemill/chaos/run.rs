@@ -1,0 +1,306 @@
+//! `tidemill chaos`: a private broker, producers and workers as processes, a nemesis, and the checker.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use tidemill::{Client, ConnectOptions, Queue, QueueConfig};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::check::Asked;
+use super::collect::{check_folder, collect};
+use super::crew::{Crew, Program, Role};
+use super::history::{Event, Journal};
+use super::mill::Mill;
+use super::nemesis::Nemesis;
+use super::plan::{Fault, Wish, plan};
+use super::report::{self, Report};
+use super::stage::Stage;
+use super::{DEFAULT_QUEUE, exit_of};
+use crate::cli::{Global, duration};
+use crate::exit::{Exit, UsageError};
+use crate::output;
+use crate::signals::StopSignals;
+
+/// Producers, among which the rate is shared.
+const PRODUCERS: u64 = 2;
+
+/// How long producers may take beyond the run: what is unknown they ask for this long.
+const PRODUCERS_END: Duration = Duration::from_secs(90);
+
+/// Whether a run has come to its end or was told to stop before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    InTime,
+    Told,
+}
+
+/// What is broken, and how long.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunArgs {
+    /// How many minutes to break things; parts of one are fine
+    #[arg(long, default_value_t = 1.0)]
+    minutes: f64,
+    /// What plan and jobs follow from; default: any, and it is printed
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Servers of the private broker: 1 or 3
+    #[arg(long, default_value_t = 1, value_parser = one_or_three)]
+    nodes: u8,
+    /// Copies of each stream: 1 or 3; default: as many as servers
+    #[arg(long, value_parser = one_or_three)]
+    replicas: Option<u8>,
+    /// Let the broker write every message through to the disk before it confirms it
+    #[arg(long)]
+    sync_always: bool,
+    /// Worker processes
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
+    workers: u16,
+    /// Jobs that a worker runs at once
+    #[arg(short, long, default_value_t = 20)]
+    concurrency: usize,
+    /// Jobs in a second
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(2..=20_000))]
+    rate: u64,
+    /// How long a worker may be silent about a job before another gets it
+    #[arg(long, value_parser = duration, default_value = "5s")]
+    ack_wait: Duration,
+    /// Do only this; may be given several times
+    #[arg(long, value_enum, value_name = "FAULT")]
+    only: Vec<Fault>,
+    /// How many seconds the queue may take to be empty after the last fault
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    within: u64,
+    /// Where to keep the history; default: a new folder, kept where something is violated
+    #[arg(long, value_name = "DIR")]
+    history: Option<PathBuf>,
+    /// Use this nats-server
+    #[arg(long, value_name = "PATH")]
+    nats_server: Option<PathBuf>,
+}
+
+fn one_or_three(text: &str) -> Result<u8, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("use 1 or 3".to_owned()),
+    }
+}
+
+impl RunArgs {
+    fn replicas(&self) -> u8 {
+        self.replicas.unwrap_or(self.nodes)
+    }
+
+    fn wish(&self, seed: u64) -> Wish {
+        Wish {
+            seed,
+            duration_ms: (self.minutes * 60_000.0) as u64,
+            nodes: usize::from(self.nodes),
+            replicas: self.replicas(),
+            workers: usize::from(self.workers),
+            ack_wait_ms: u64::try_from(self.ack_wait.as_millis()).unwrap_or(u64::MAX),
+            only: self.only.clone(),
+        }
+    }
+
+    fn check(&self, wish: &Wish) -> Result<(), UsageError> {
+        let problem = if !(0.02..=10_000.0).contains(&self.minutes) {
+            format!("minutes is {}: use 0.02 to 10000", self.minutes)
+        } else if self.replicas() > self.nodes {
+            format!("{} replicas need as many servers: use --nodes 3", self.replicas())
+        } else if let Some(fault) = self.only.iter().find(|fault| !fault.fits(wish)) {
+            format!("{} cannot be done to {} servers", fault.name(), self.nodes)
+        } else {
+            return Ok(());
+        };
+        Err(UsageError(problem))
+    }
+
+    /// The command that does the same again.
+    fn again(&self, seed: u64) -> String {
+        let mut command = format!(
+            "tidemill chaos --seed {seed} --minutes {} --nodes {} --replicas {} --workers {} \
+             --concurrency {} --rate {} --ack-wait {}ms",
+            self.minutes,
+            self.nodes,
+            self.replicas(),
+            self.workers,
+            self.concurrency,
+            self.rate,
+            self.ack_wait.as_millis(),
+        );
+        if self.sync_always {
+            command.push_str(" --sync-always");
+        }
+        for fault in &self.only {
+            command.push_str(&format!(" --only {}", fault.name()));
+        }
+        command
+    }
+}
+
+pub(super) async fn run(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    let wish = args.wish(seed);
+    args.check(&wish)?;
+    let mut signals = StopSignals::new()?;
+    let history = match &args.history {
+        Some(folder) => folder.clone(),
+        None => fresh_folder(seed),
+    };
+    let journal = Journal::open(&history, "nemesis")?;
+    let history = std::path::absolute(history)?;
+    let stage = Stage::new(global, Duration::from_millis(wish.duration_ms));
+    stage.say(&format!("seed {seed}; history in {}", history.display()));
+    let run =
+        Run { global, args: &args, wish, history: &history, journal: &journal, stage: &stage };
+    let again = args.again(seed);
+    let (report, ending) = run
+        .from_start_to_end(&mut signals)
+        .await
+        .with_context(|| format!("the run was not checked; the same again: {again}"))?;
+    report::tell(global, &report, Some(&again))?;
+    if report.holds && args.history.is_none() {
+        std::fs::remove_dir_all(&history).context("cannot remove the history")?;
+    } else if !global.quiet {
+        output::to_stderr(&format!("the history is in {}", history.display()));
+    }
+    Ok(match (report.holds, ending) {
+        (true, Ending::Told) => Exit::Interrupted,
+        (true, Ending::InTime) | (false, Ending::InTime | Ending::Told) => exit_of(&report),
+    })
+}
+
+/// A folder of its own for the history of a run.
+fn fresh_folder(seed: u64) -> PathBuf {
+    std::env::temp_dir().join(format!("tidemill-chaos-{seed}-{}", std::process::id()))
+}
+
+struct Run<'a> {
+    global: &'a Global,
+    args: &'a RunArgs,
+    wish: Wish,
+    history: &'a Path,
+    journal: &'a Journal,
+    stage: &'a Stage,
+}
+
+impl Run<'_> {
+    async fn from_start_to_end(
+        &self,
+        signals: &mut StopSignals,
+    ) -> anyhow::Result<(Report, Ending)> {
+        let Self { args, wish, journal, stage, .. } = self;
+        let queue = Queue::new(DEFAULT_QUEUE)?;
+        let Wish { seed, ack_wait_ms, .. } = *wish;
+        journal.note(Event::Setup { seed, ack_wait_ms })?;
+        let jetstream = if args.sync_always { "sync_interval: always" } else { "" };
+        let mill = Mill::start(wish.nodes, jetstream, args.nats_server.as_deref()).await?;
+        let client = self.client(&mill, &queue).await?;
+        let (major, minor, patch) = client.server_version();
+        stage.say(&format!(
+            "{} × nats-server {major}.{minor}.{patch}, {} copies of each stream; {} workers, {} \
+             jobs a second for {} s",
+            wish.nodes,
+            wish.replicas,
+            wish.workers,
+            args.rate,
+            wish.duration_ms / 1000
+        ));
+        let program = Program {
+            url: mill.url(),
+            namespace: self.global.namespace.to_string(),
+            history: self.history.to_owned(),
+        };
+        let crew = Crew::start(program.clone(), wish.workers, args.concurrency).await?;
+        let crew = Mutex::new(crew);
+        let producers = self.start_producers(&program).await?;
+        let ended = {
+            let ns = self.global.namespace.as_str().to_uppercase();
+            let jobs_stream = format!("{ns}_JOBS_{queue}");
+            let nemesis = Nemesis { mill: &mill, crew: &crew, journal, stage, jobs_stream };
+            tokio::select! {
+                broken = self.break_things(&nemesis) => broken.map(|()| Ending::InTime)?,
+                () = stage.watch(&client, &queue) => Ending::InTime,
+                () = signals.told() => Ending::Told,
+            }
+        };
+        let checked = async {
+            stage.say("making everything whole");
+            mill.heal().await?;
+            let mut crew = crew.into_inner();
+            crew.heal().await?;
+            journal.note(Event::AllHealed)?;
+            let mut wrong = self.end_producers(producers, ended).await;
+            stage.say("waiting for the queue to be empty");
+            let within = Duration::from_secs(args.within);
+            let collected = tokio::select! {
+                collected = collect(&client, &queue, self.history, within) => collected,
+                () = stage.watch(&client, &queue) => Ok(()),
+            };
+            wrong.extend(crew.stop().await);
+            client.close().await?;
+            mill.stop().await?;
+            stage.end();
+            collected?;
+            let mut report = check_folder(self.history, Asked::default())?;
+            report.violated_by_processes(wrong);
+            anyhow::Ok(report)
+        };
+        match signals.unless_told_again(checked).await {
+            Ok(report) => Ok((report?, ended)),
+            Err(_) => anyhow::bail!("stopped before it could be checked"),
+        }
+    }
+
+    async fn client(&self, mill: &Mill, queue: &Queue) -> anyhow::Result<Client> {
+        let mut config = QueueConfig::default();
+        config.replicas = self.wish.replicas;
+        config.ack_wait = self.args.ack_wait;
+        let options = ConnectOptions::new(mill.url())?.name("tidemill chaos");
+        let client = Client::connect(options)
+            .await?
+            .with_namespace(self.global.namespace.clone())
+            .with_queue_config(config);
+        client.ensure_queue(queue).await?;
+        Ok(client)
+    }
+
+    async fn start_producers(&self, program: &Program) -> anyhow::Result<Vec<Role>> {
+        let rate = self.args.rate as f64 / PRODUCERS as f64;
+        let jobs = (rate * self.wish.duration_ms as f64 / 1000.0).ceil() as u64;
+        let mut producers = Vec::new();
+        for n in 0..PRODUCERS {
+            let more = [
+                ["--jobs".to_owned(), jobs.to_string()],
+                ["--rate".to_owned(), rate.to_string()],
+                ["--seed".to_owned(), self.wish.seed.wrapping_add(n).to_string()],
+            ];
+            producers
+                .push(program.start("producer", &format!("p{}", n + 1), &more.concat()).await?);
+        }
+        Ok(producers)
+    }
+
+    async fn break_things(&self, nemesis: &Nemesis<'_>) -> anyhow::Result<()> {
+        let end = Instant::now() + Duration::from_millis(self.wish.duration_ms);
+        nemesis.run(&plan(&self.wish), end).await?;
+        tokio::time::sleep_until(end).await;
+        Ok(())
+    }
+
+    async fn end_producers(&self, producers: Vec<Role>, ending: Ending) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for mut producer in producers {
+            match ending {
+                Ending::InTime => {}
+                Ending::Told => producer.tell_to_end(),
+            }
+            wrong.extend(producer.end(PRODUCERS_END).await.map(|why| format!("producer {why}")));
+        }
+        wrong
+    }
+}
