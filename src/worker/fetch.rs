@@ -101,10 +101,13 @@ impl Fetcher {
         self.ack_wait = ack_wait;
         self.consumer_created = created;
         self.suspect_up_to = in_ledger.max(self.highest);
-        // It may have been a job that broke the connection, and would again.
-        if let Err(error) = self.shared.bury_unreadable(self.lane, ack_wait).await {
-            tracing::debug!(%error, "unsettled jobs were not looked at");
-        }
+        // It may have been a job that broke the connection, and would again when its lease is over.
+        let (shared, lane) = (self.shared.clone(), self.lane);
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = shared.bury_unreadable(lane, ack_wait).await {
+                tracing::debug!(%error, "unsettled jobs were not looked at");
+            }
+        });
         Ok(())
     }
 

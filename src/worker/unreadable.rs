@@ -15,10 +15,10 @@ use crate::outcome::{BuryReason, Settlement};
 use crate::wire::{ErrorInfo, JobHeaders, Reading, RecordKey, read_job};
 
 /// How many of the unsettled jobs are looked at, the oldest and the newest.
-const LOOKS: u64 = 128;
+const LOOKS: u64 = 32;
 
-/// How long that may take before fetching goes on.
-const LIMIT: Duration = Duration::from_secs(2);
+/// How long that may take.
+const LIMIT: Duration = Duration::from_secs(10);
 
 impl Shared {
     /// Buries what is unreadable among the unsettled jobs of a lane.

@@ -5,20 +5,22 @@ use std::time::{Duration, Instant};
 use chrono::{TimeDelta, Utc};
 use tidemill::{NewJob, Status};
 
-use crate::support::process::{Process, at_broker};
+use crate::support::process::{Process, program};
 use crate::support::{Sync, completion, dead, short_mill, skip};
 
 /// A worker whose wall clock is off by this; `None`, after saying so, where this machine cannot.
 async fn worker_off_by(url: &str, by: &str, arguments: &[&str]) -> Option<Process> {
-    if std::process::Command::new("faketime").arg("--version").output().is_err() {
+    // It runs programs below itself, which would hear no signals; so it is only asked for its library.
+    let mut ask = std::process::Command::new("faketime");
+    let Ok(library) = ask.args(["-f", by, "printenv", "LD_PRELOAD"]).output() else {
         skip("a clock that is wrong takes the program faketime");
         return None;
-    }
-    let mut command = tokio::process::Command::new("faketime");
-    command.args(["-f", by, env!("CARGO_BIN_EXE_tidemill"), "work"]).args(arguments);
+    };
+    let library = String::from_utf8(library.stdout).expect("a path");
+    let mut command = program(url, &["work"]);
+    command.args(arguments).env("LD_PRELOAD", library.trim()).env("FAKETIME", by);
     // Timers go by the monotonic clock, which nobody sets.
     command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
-    at_broker(&mut command, url);
     let worker = Process::start(command);
     worker.says("Ctrl-C drains").await;
     Some(worker)

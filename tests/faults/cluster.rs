@@ -9,7 +9,9 @@ use tidemill::embedded::Cluster;
 
 use crate::support::load::{Load, Runs, goes_through, longest_gap, work};
 use crate::support::process::signal;
-use crate::support::{GAP, RECOVERY, Seen, Sync, api, eventually, impatient, short_leases};
+use crate::support::{
+    GAP, PATIENCE, RECOVERY, Seen, Sync, api, connect, eventually, impatient, short_leases,
+};
 
 const JOBS: &str = "TIDEMILL_JOBS_default";
 
@@ -39,6 +41,13 @@ impl Three {
         let cluster = Cluster::start_with(3, sync.builder()).await.expect("a cluster");
         let client = impatient(&cluster.url(), short_leases(3)).await;
         Self { cluster, client }
+    }
+
+    /// A producer that asks for longer what became of its jobs, as one by default does: 20 s.
+    async fn patient(&self) -> Client {
+        let mut config = short_leases(3);
+        config.ack_wait = Duration::from_secs(10);
+        connect(&self.cluster.url()).await.with_queue_config(config)
     }
 
     /// A client of the bare protocol at a server that runs.
@@ -216,7 +225,8 @@ async fn a_rolling_restart_fails_no_enqueue() {
     let three = Three::start(Sync::Lazy).await;
     let runs = Seen::default();
     let running = work(&three.client, &runs).await;
-    let load = Load::start(&three.client, 900, Duration::from_millis(15));
+    let load = Load::start(&three.patient().await, 900, Duration::from_millis(15));
+    let load = load.each_within(PATIENCE);
     for node in 0..3 {
         some_more(&runs).await;
         three.give_back(node, Lost::Killed).await;
@@ -240,7 +250,8 @@ async fn a_lame_duck_fails_no_enqueue() {
     let three = Three { cluster, client };
     let runs = Seen::default();
     let running = work(&three.client, &runs).await;
-    let load = Load::start(&three.client, 800, Duration::from_millis(15));
+    let load = Load::start(&three.patient().await, 800, Duration::from_millis(15));
+    let load = load.each_within(PATIENCE);
     some_more(&runs).await;
     let leader = three.leader(Leads::JobsStream).await;
     let duck = three.cluster.node(leader);

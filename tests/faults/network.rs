@@ -11,8 +11,8 @@ use crate::support::load::{Load, goes_through, longest_gap, work, work_for};
 use crate::support::process::at_broker;
 use crate::support::proxy::{Door, FaultProxy, Way};
 use crate::support::{
-    ACK_WAIT, GAP, RECOVERY, Seen, Sync, connect, eventually, impatient, lane_counts, short_leases,
-    short_mill, stream_messages,
+    ACK_WAIT, GAP, PATIENCE, RECOVERY, Seen, Sync, connect, eventually, impatient, lane_counts,
+    short_leases, short_mill, stream_messages,
 };
 
 /// A producer goes on enqueueing while `breaks` goes on, and after it is over. Every call ends in its
@@ -120,27 +120,27 @@ async fn a_producer_that_is_refused_goes_on_when_it_is_not() {
     .await;
 }
 
-/// 14. A worker 200 ms away, more or less, whose connection is reset ten times: everything is done, in
+/// 14. A worker 200 ms away, more or less, whose connection is reset six times: everything is done, in
 /// order of attempts, and no lease of a healthy connection is lost.
 #[tokio::test]
 async fn a_worker_on_a_slow_line_with_resets_loses_nothing() {
-    const RESETS: usize = 10;
+    const RESETS: usize = 6;
     let mill = short_mill(Sync::Lazy).await;
     let proxy = FaultProxy::start(mill.broker.url()).await;
     let client = connect(&proxy.url).await.with_queue_config(short_leases(1));
     let runs = Seen::default();
     let running = work(&client, &runs).await;
     proxy.ways(Way::Late(Duration::from_millis(200)), Way::Late(Duration::from_millis(200)));
-    let load = Load::start(&mill.client, 400, Duration::from_millis(20));
+    let load = Load::start(&mill.client, 120, Duration::from_millis(20));
     for _ in 0..RESETS {
         let seen = runs.len();
         runs.wait_for(seen + 12).await;
         proxy.reset();
     }
     let said = load.end().await;
-    assert_eq!(said.ok.len(), 400, "the producer is not behind the line");
+    assert_eq!(said.ok.len(), 120, "the producer is not behind the line");
     let nats = mill.nats().await;
-    let became = said.is_all_done(&mill.client, &nats, &runs, RECOVERY).await;
+    let became = said.is_all_done(&mill.client, &nats, &runs, PATIENCE).await;
     assert!(became.extra_runs <= RESETS * 16, "{became:?}");
     running.drain().await;
 }

@@ -13,7 +13,9 @@ use tidemill::{
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
-use super::{ACK_WAIT, Numbered, RECOVERY, Seen, api, eventually, numbered, stream_messages};
+use super::{
+    ACK_WAIT, Numbered, PATIENCE, RECOVERY, Seen, api, eventually, numbered, stream_messages,
+};
 
 /// The queue of `tidemill chaos`.
 pub(crate) const QUEUE: &str = "default";
@@ -32,18 +34,23 @@ pub(crate) async fn work(client: &Client, runs: &Runs) -> Running {
 
 /// The same, with jobs that take that long.
 pub(crate) async fn work_for(client: &Client, runs: &Runs, takes: Duration) -> Running {
-    let note = runs.clone();
-    let handler = move |job: Numbered, context: JobContext| {
-        let attempt = context.attempt();
-        note.push((job.n, attempt, Instant::now()));
-        async move {
-            tokio::time::sleep(takes).await;
-            if fails_once(job.n) && attempt == 1 { Err(JobError::failed("once")) } else { Ok(()) }
-        }
+    let worker = || {
+        let note = runs.clone();
+        let handler = move |job: Numbered, context: JobContext| {
+            let attempt = context.attempt();
+            note.push((job.n, attempt, Instant::now()));
+            let fails = fails_once(job.n) && attempt == 1;
+            async move {
+                tokio::time::sleep(takes).await;
+                if fails { Err(JobError::failed("once")) } else { Ok(()) }
+            }
+        };
+        let policy = RetryPolicy::new(5, Backoff::fixed(Duration::from_millis(200)));
+        let worker = Worker::builder(client).handler(Handler::new(handler).retry(policy));
+        worker.build().expect("valid")
     };
-    let policy = RetryPolicy::new(5, Backoff::fixed(Duration::from_millis(200)));
-    let worker = Worker::builder(client).handler(Handler::new(handler).retry(policy));
-    worker.build().expect("valid").start().await.expect("starts")
+    // As a supervisor would, where a leader is just being elected.
+    eventually("a worker starts", || async { worker().start().await.ok() }).await
 }
 
 fn fails_once(n: u64) -> bool {
@@ -51,7 +58,10 @@ fn fails_once(n: u64) -> bool {
 }
 
 /// A producer at work.
-pub(crate) struct Load(JoinHandle<Vec<Enqueued>>);
+pub(crate) struct Load {
+    producing: JoinHandle<Vec<Enqueued>>,
+    longest: Duration,
+}
 
 /// One enqueue, and what was said of it.
 struct Enqueued {
@@ -69,7 +79,7 @@ impl Load {
     /// The same with numbers from `first`.
     pub(crate) fn from(client: &Client, first: u64, jobs: u64, every: Duration) -> Self {
         let client = client.clone();
-        Self(tokio::spawn(async move {
+        let producing = tokio::spawn(async move {
             let mut ticks = interval(every);
             let mut under_way = Vec::new();
             for n in first..first + jobs {
@@ -82,15 +92,21 @@ impl Load {
                 }));
             }
             join_all(under_way).await.into_iter().map(|ended| ended.expect("no panic")).collect()
-        }))
+        });
+        Self { producing, longest: LONGEST_ENQUEUE }
+    }
+
+    /// Lets an enqueue take that long.
+    pub(crate) fn each_within(self, longest: Duration) -> Self {
+        Self { longest, ..self }
     }
 
     /// What was said of each.
     pub(crate) async fn end(self) -> Said {
-        let all = self.0.await.expect("no panic");
+        let all = self.producing.await.expect("no panic");
         let mut said = Said::default();
         for Enqueued { n, said: outcome, took } in all {
-            assert!(took < LONGEST_ENQUEUE, "enqueueing {n} took {took:?}: {outcome:?}");
+            assert!(took < self.longest, "enqueueing {n} took {took:?}: {outcome:?}");
             match outcome {
                 Ok(job) => said.ok.push((n, job)),
                 Err(error) if error.is_unknown() => said.unknown.push(n),
@@ -196,10 +212,19 @@ fn extra_runs(runs: &Runs) -> usize {
 
 /// Waits until the queue holds nothing, not even something unsettled.
 pub(crate) async fn is_empty(nats: &async_nats::Client) {
+    let left = Seen::default();
+    let looking = look_until_empty(nats, &left);
+    if timeout(PATIENCE - Duration::from_secs(1), looking).await.is_err() {
+        panic!("something is left: {:#?}", left.all().last());
+    }
+}
+
+async fn look_until_empty(nats: &async_nats::Client, left: &Seen<Value>) {
     eventually("an empty queue", || async {
         for stream in ["TIDEMILL_JOBS_default", "TIDEMILL_TIMERS_default"] {
             let info = api(nats, &format!("STREAM.INFO.{stream}"), Value::Null).await;
             if info["state"]["messages"] != 0 {
+                left.push(info["state"].clone());
                 return None;
             }
         }
@@ -207,6 +232,7 @@ pub(crate) async fn is_empty(nats: &async_nats::Client) {
             let verb = format!("CONSUMER.INFO.TIDEMILL_JOBS_default.{lane}");
             let info = api(nats, &verb, Value::Null).await;
             if info["num_pending"] != 0 || info["num_ack_pending"] != 0 {
+                left.push(info);
                 return None;
             }
         }
