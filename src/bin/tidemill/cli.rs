@@ -37,7 +37,7 @@ pub(crate) struct Cli {
 }
 
 /// What all commands share.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "General")]
 pub(crate) struct Global {
     /// Print JSON: one document, or one per line where output streams

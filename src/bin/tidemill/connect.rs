@@ -19,7 +19,7 @@ const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 
 /// Where NATS is and who we are there. An empty value is none, as variables in a container's
 /// environment often are.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectArgs {
     /// Server URLs, with commas between
@@ -76,6 +76,12 @@ pub(crate) struct ConnectArgs {
 }
 
 impl ConnectArgs {
+    /// See [`Login::with_seed_of_environment`].
+    pub(crate) fn with_seed_of_environment(mut self) -> Self {
+        self.login = self.login.with_seed_of_environment();
+        self
+    }
+
     /// What the flags and the environment say, over what the context says.
     pub(crate) fn options(&self) -> anyhow::Result<ConnectOptions> {
         let server = self.server();

@@ -41,8 +41,11 @@ impl fmt::Debug for Given {
     }
 }
 
+/// Where the seed of the user JWT is in the environment.
+pub(crate) const SEED_VARIABLE: &str = "NATS_SEED";
+
 /// The ways to authenticate.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct Login {
     /// User name (or a token, without a password)
     #[arg(long, global = true, env = "NATS_USER", hide_env_values = true)]
@@ -72,7 +75,7 @@ pub(crate) struct Login {
     #[arg(
         long,
         global = true,
-        env = "NATS_SEED",
+        env = SEED_VARIABLE,
         value_name = "SEED|FILE",
         hide_env_values = true
     )]
@@ -90,6 +93,13 @@ enum Way<'a> {
 }
 
 impl Login {
+    /// The same for a command that has a `--seed` of its own: that of the user JWT is the
+    /// environment's.
+    pub(crate) fn with_seed_of_environment(mut self) -> Self {
+        self.seed = std::env::var(SEED_VARIABLE).ok().map(Given);
+        self
+    }
+
     /// Authenticates by what was typed, else by what the server's URL says, else by the environment,
     /// else as the options have it. Of several ways that were given alike, the first is used in the
     /// order of the `nats` command line.

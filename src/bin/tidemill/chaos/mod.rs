@@ -19,6 +19,7 @@ mod run;
 mod stage;
 mod worker;
 
+use std::num::ParseIntError;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -28,7 +29,9 @@ use tokio::io::AsyncReadExt as _;
 use self::history::{Event, Journal};
 use self::report::Report;
 use crate::cli::Global;
-use crate::exit::Exit;
+use crate::connect::said;
+use crate::exit::{Exit, UsageError};
+use crate::login::{Given, SEED_VARIABLE};
 use crate::signals::StopSignals;
 
 /// The queue that is worked unless another is named.
@@ -100,6 +103,8 @@ pub(crate) struct NoteArgs {
 }
 
 pub(crate) async fn run(global: &Global, args: ChaosArgs) -> anyhow::Result<Exit> {
+    let connect = global.connect.clone().with_seed_of_environment();
+    let global = &Global { connect, ..global.clone() };
     match args.verb.unwrap_or(Verb::Run(args.run)) {
         Verb::Run(args) => run::run(global, args).await,
         Verb::Worker(args) => worker::run(global, args).await,
@@ -117,6 +122,18 @@ fn note(args: NoteArgs) -> anyhow::Result<Exit> {
     };
     Journal::open(&args.history, &args.name)?.note(event)?;
     Ok(Exit::Ok)
+}
+
+/// Reads what was given as `--seed`, which elsewhere is the seed of a user JWT: where nothing was
+/// typed, it is what the environment has for that.
+fn number_of(seed: Option<&Given>) -> Result<Option<u64>, UsageError> {
+    let Some(text) = said(seed).map(Given::reveal) else { return Ok(None) };
+    if std::env::var(SEED_VARIABLE).is_ok_and(|inherited| inherited == text) {
+        return Ok(None);
+    }
+    let problem =
+        |error: ParseIntError| UsageError(format!("--seed is a whole number here: {error}"));
+    text.parse().map(Some).map_err(problem)
 }
 
 /// Waits until a role is told to end.

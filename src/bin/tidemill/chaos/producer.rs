@@ -15,9 +15,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::history::{Event, Journal};
 use super::piece::{Entry, Piece};
-use super::{RoleArgs, told_to_end};
+use super::{RoleArgs, number_of, told_to_end};
 use crate::cli::Global;
 use crate::exit::Exit;
+use crate::login::Given;
 use crate::output;
 use crate::signals::StopSignals;
 
@@ -39,9 +40,9 @@ pub(crate) struct ProducerArgs {
     /// Jobs in a second
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
-    /// What the jobs follow from
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
+    /// What the jobs follow from; 1 unless set
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<Given>,
 }
 
 pub(super) async fn run(global: &Global, args: ProducerArgs) -> anyhow::Result<Exit> {
@@ -50,12 +51,13 @@ pub(super) async fn run(global: &Global, args: ProducerArgs) -> anyhow::Result<E
     let journal = Arc::new(Journal::open(&args.role.history, &args.role.name)?);
     let producer =
         Producer { client: global.client().await?, queue: args.role.queue.clone(), journal };
-    let ProducerArgs { jobs, rate, seed, .. } = args;
+    let seed = number_of(args.seed.as_ref())?.unwrap_or(1);
+    let ProducerArgs { jobs, rate, .. } = args;
     producer.journal.note(Event::Producing { seed, jobs, rate })?;
     output::line("ready")?;
     let mut under_way = JoinSet::new();
     tokio::select! {
-        produced = producer.produce(&args, &mut under_way) => produced?,
+        produced = producer.produce(&args, seed, &mut under_way) => produced?,
         () = told_to_end(&args.role, &mut signals) => {}
     }
     // Each of them ends by itself, known or unknown.
@@ -77,12 +79,13 @@ impl Producer {
     async fn produce(
         &self,
         args: &ProducerArgs,
+        seed: u64,
         under_way: &mut JoinSet<anyhow::Result<()>>,
     ) -> anyhow::Result<()> {
         let began = Instant::now();
         let mut n = 0;
         while n < args.jobs {
-            let pieces = together(&args.role.name, args.seed, n..args.jobs);
+            let pieces = together(&args.role.name, seed, n..args.jobs);
             n += pieces.len() as u64;
             sleep_until(began + Duration::from_secs_f64(n as f64 / args.rate)).await;
             while under_way.len() >= UNDER_WAY {

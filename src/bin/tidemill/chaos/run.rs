@@ -18,9 +18,10 @@ use super::nemesis::Nemesis;
 use super::plan::{Fault, Wish, plan};
 use super::report::{self, Report};
 use super::stage::Stage;
-use super::{DEFAULT_QUEUE, exit_of};
+use super::{DEFAULT_QUEUE, exit_of, number_of};
 use crate::cli::{Global, duration};
 use crate::exit::{Exit, UsageError};
+use crate::login::Given;
 use crate::output;
 use crate::signals::StopSignals;
 
@@ -44,8 +45,8 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value_t = 1.0)]
     minutes: f64,
     /// What plan and jobs follow from; default: any, and it is printed
-    #[arg(long)]
-    seed: Option<u64>,
+    #[arg(long, value_name = "NUMBER")]
+    seed: Option<Given>,
     /// Servers of the private broker: 1 or 3
     #[arg(long, default_value_t = 1, value_parser = one_or_three)]
     nodes: u8,
@@ -143,7 +144,7 @@ impl RunArgs {
 }
 
 pub(super) async fn run(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
+    let seed = number_of(args.seed.as_ref())?.unwrap_or_else(|| fastrand::u64(0..1_000_000_000));
     let wish = args.wish(seed);
     args.check(&wish)?;
     let mut signals = StopSignals::new()?;
