@@ -18,7 +18,10 @@ const JOBS: &str = "TIDEMILL_JOBS_default";
 /// A cluster with the default queue in three replicas, and a client that knows all servers.
 struct Three {
     cluster: Cluster,
+    /// For producers: it soon gives up.
     client: Client,
+    /// For workers: it waits as long for an answer as one does by default.
+    worker: Client,
 }
 
 /// Whose leader.
@@ -39,8 +42,13 @@ enum Lost {
 impl Three {
     async fn start(sync: Sync) -> Self {
         let cluster = Cluster::start_with(3, sync.builder()).await.expect("a cluster");
+        Self::of(cluster).await
+    }
+
+    async fn of(cluster: Cluster) -> Self {
         let client = impatient(&cluster.url(), short_leases(3)).await;
-        Self { cluster, client }
+        let worker = connect(&cluster.url()).await.with_queue_config(short_leases(3));
+        Self { cluster, client, worker }
     }
 
     /// A producer that asks for longer what became of its jobs, as one by default does: 20 s.
@@ -93,12 +101,15 @@ impl Three {
         self.caught_up().await;
     }
 
-    /// Waits until every replica of every stream has all that its leader has.
+    /// Waits until every replica of every stream and consumer has all that its leader has.
     async fn caught_up(&self) {
         let nats = self.nats(0).await;
-        for stream in ["JOBS", "RESULTS", "ATTEMPTS", "DEAD", "TIMERS"] {
-            eventually(&format!("replicas of {stream} that have caught up"), || async {
-                let verb = format!("STREAM.INFO.TIDEMILL_{stream}_default");
+        let streams = ["JOBS", "RESULTS", "ATTEMPTS", "DEAD", "TIMERS"].into_iter();
+        let streams = streams.map(|stream| format!("STREAM.INFO.TIDEMILL_{stream}_default"));
+        let lanes = ["critical", "high", "normal", "low"].into_iter();
+        let lanes = lanes.map(|lane| format!("CONSUMER.INFO.{JOBS}.{lane}"));
+        for verb in streams.chain(lanes) {
+            eventually(&format!("replicas that have caught up: {verb}"), || async {
                 let info = api(&nats, &verb, Value::Null).await;
                 let replicas = info["cluster"]["replicas"].as_array()?;
                 let has_all = |replica: &Value| {
@@ -129,7 +140,7 @@ async fn meta_leader(cluster: &Cluster) -> Option<String> {
 async fn leaders_are_lost(sync: Sync, of: Leads) {
     let three = Three::start(sync).await;
     let runs = Seen::default();
-    let running = work(&three.client, &runs).await;
+    let running = work(&three.worker, &runs).await;
     let load = Load::start(&three.client, 1500, Duration::from_millis(15));
     let mut done = 0;
     for how in [Lost::Killed, Lost::Frozen] {
@@ -149,7 +160,8 @@ async fn leaders_are_lost(sync: Sync, of: Leads) {
     assert!(said.refused.is_empty(), "{:?}", said.refused);
     let nats = three.nats(0).await;
     let became = said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;
-    assert!(became.extra_runs <= 2 * 16, "{became:?}");
+    // What it had fetched, and could not record in time, may be run again.
+    assert!(became.extra_runs <= 2 * 100, "{became:?}");
     three.caught_up().await;
     running.drain().await;
 }
@@ -177,7 +189,7 @@ async fn the_leader_of_jetstream_is_lost() {
 async fn quorum_is_lost(sync: Sync) {
     let three = Three::start(sync).await;
     let runs = Seen::default();
-    let running = work(&three.client, &runs).await;
+    let running = work(&three.worker, &runs).await;
     let mut said = Load::start(&three.client, 100, Duration::from_millis(5)).end().await;
     for node in [1, 2] {
         three.lose(node, Lost::Killed).await;
@@ -224,7 +236,7 @@ async fn some_more(runs: &Runs) {
 async fn a_rolling_restart_fails_no_enqueue() {
     let three = Three::start(Sync::Lazy).await;
     let runs = Seen::default();
-    let running = work(&three.client, &runs).await;
+    let running = work(&three.worker, &runs).await;
     let load = Load::start(&three.patient().await, 900, Duration::from_millis(15));
     let load = load.each_within(PATIENCE);
     for node in 0..3 {
@@ -235,7 +247,7 @@ async fn a_rolling_restart_fails_no_enqueue() {
     assert_eq!((said.unknown.len(), said.refused.len()), (0, 0), "{said:?}");
     let nats = three.nats(0).await;
     let became = said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;
-    assert!(became.extra_runs <= 3 * 16, "{became:?}");
+    assert!(became.extra_runs <= 3 * 100, "{became:?}");
     running.drain().await;
 }
 
@@ -246,10 +258,9 @@ async fn a_lame_duck_fails_no_enqueue() {
     let quick = "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"";
     let template = tidemill::embedded::Broker::builder().config(quick);
     let cluster = Cluster::start_with(3, template).await.expect("a cluster");
-    let client = impatient(&cluster.url(), short_leases(3)).await;
-    let three = Three { cluster, client };
+    let three = Three::of(cluster).await;
     let runs = Seen::default();
-    let running = work(&three.client, &runs).await;
+    let running = work(&three.worker, &runs).await;
     let load = Load::start(&three.patient().await, 800, Duration::from_millis(15));
     let load = load.each_within(PATIENCE);
     some_more(&runs).await;
@@ -284,7 +295,7 @@ async fn a_wiped_server_learns_everything_anew() {
     three.give_back(wiped, Lost::Killed).await;
     let other = (wiped + 1) % 3;
     three.lose(other, Lost::Killed).await;
-    let running = work(&three.client, &runs).await;
+    let running = work(&three.worker, &runs).await;
     said.add(Load::from(&three.client, 1000, 50, Duration::from_millis(5)).end().await);
     let nats = three.nats(other).await;
     said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;

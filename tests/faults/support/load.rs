@@ -20,9 +20,9 @@ use super::{
 /// The queue of `tidemill chaos`.
 pub(crate) const QUEUE: &str = "default";
 
-/// How long an enqueue may take at most: it asks for twice the lease, then gives up; an answer that is
-/// under way then takes a second more, as does each look.
-const LONGEST_ENQUEUE: Duration = Duration::from_secs(2 * ACK_WAIT.as_secs() + 8);
+/// How long an enqueue may take at most: it asks for twice the lease, then gives up; each question of a
+/// look that is under way then takes a second more, as does looking whether the queue is there.
+const LONGEST_ENQUEUE: Duration = Duration::from_secs(2 * ACK_WAIT.as_secs() + 12);
 
 /// What handlers saw: which job, which attempt, when.
 pub(crate) type Runs = Seen<(u64, u32, Instant)>;
