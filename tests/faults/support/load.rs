@@ -172,7 +172,7 @@ impl Said {
         });
         join_all(awaited).await;
         let left = within.saturating_sub(healed.elapsed()) + Duration::from_secs(3);
-        timeout(left, is_empty(nats)).await.unwrap_or_else(|_| panic!("something is left"));
+        is_empty_within(nats, left).await;
         let queue = Queue::default();
         let (unknown, refused) = (&self.unknown, self.refused.iter().map(|(n, _)| n));
         for n in unknown.iter().chain(refused) {
@@ -216,9 +216,12 @@ fn extra_runs(runs: &Runs) -> usize {
 
 /// Waits until the queue holds nothing, not even something unsettled.
 pub(crate) async fn is_empty(nats: &async_nats::Client) {
+    is_empty_within(nats, PATIENCE - Duration::from_secs(1)).await;
+}
+
+async fn is_empty_within(nats: &async_nats::Client, within: Duration) {
     let left = Seen::default();
-    let looking = look_until_empty(nats, &left);
-    if timeout(PATIENCE - Duration::from_secs(1), looking).await.is_err() {
+    if timeout(within, look_until_empty(nats, &left)).await.is_err() {
         panic!("something is left: {:#?}", left.all().last());
     }
 }
