@@ -24,6 +24,10 @@ pub(crate) const QUEUE: &str = "default";
 /// look that is under way then takes a second more, as does looking whether the queue is there.
 const LONGEST_ENQUEUE: Duration = Duration::from_secs(2 * ACK_WAIT.as_secs() + 12);
 
+/// How much later than the last completion the queue may be empty: acks that a crash has swallowed are
+/// made up for, and on a busy disk the broker takes its time to tell how it stands.
+const SETTLING: Duration = Duration::from_secs(15);
+
 /// What handlers saw: which job, which attempt, when.
 pub(crate) type Runs = Seen<(u64, u32, Instant)>;
 
@@ -171,7 +175,7 @@ impl Said {
             assert_eq!(done.status, Status::Done, "job {n}: {done:?}");
         });
         join_all(awaited).await;
-        let left = within.saturating_sub(healed.elapsed()) + Duration::from_secs(3);
+        let left = within.saturating_sub(healed.elapsed()) + SETTLING;
         is_empty_within(nats, left).await;
         let queue = Queue::default();
         let (unknown, refused) = (&self.unknown, self.refused.iter().map(|(n, _)| n));
