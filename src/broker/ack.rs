@@ -50,6 +50,14 @@ pub(crate) fn read_ack_subject(reply: &str) {
 #[derive(Clone, Debug)]
 pub(crate) struct AckSubject(pub(super) async_nats::Subject);
 
+impl AckSubject {
+    /// Where the last delivery of a message is settled that did not come in here.
+    pub(crate) fn of(stream: &str, consumer: &str, sequence: u64) -> Self {
+        // The broker goes by the sequence; how often and when it handed the message out it knows.
+        Self(format!("$JS.ACK.{stream}.{consumer}.1.{sequence}.0.0.0").into())
+    }
+}
+
 const ACK: Bytes = Bytes::from_static(b"+ACK");
 const IN_PROGRESS: Bytes = Bytes::from_static(b"+WPI");
 

@@ -10,6 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Error codes of the JetStream API (nats-server `errors.json`) that we tell apart.
 pub(super) mod code {
+    pub(crate) const ACCOUNT_RESOURCES: u64 = 10002;
     pub(crate) const INSUFFICIENT_RESOURCES: u64 = 10023;
     pub(crate) const MEMORY_RESOURCES: u64 = 10028;
     pub(crate) const JETSTREAM_NOT_ENABLED_FOR_ACCOUNT: u64 = 10039;
@@ -58,6 +59,7 @@ impl ApiError {
     pub(super) fn into_error(self, attempted: &str) -> Error {
         let kind = match self.err_code {
             code::STREAM_FULL
+            | code::ACCOUNT_RESOURCES
             | code::INSUFFICIENT_RESOURCES
             | code::STORAGE_RESOURCES
             | code::MEMORY_RESOURCES

@@ -17,6 +17,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::deaf;
 use super::dial;
 use super::events::{Denials, Events, Link};
 use super::failure;
@@ -34,7 +35,7 @@ pub(crate) type Messages = async_nats::Subscriber;
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     client: Client,
     api_prefix: String,
     request_timeout: Duration,
@@ -62,7 +63,7 @@ impl Connection {
             .await
             .map_err(|_| failure::connect_timeout(options))?
             .map_err(|error| failure::connect(options, error, Utc::now()))?;
-        Ok(Self(Arc::new(Inner {
+        let conn = Self(Arc::new(Inner {
             client,
             api_prefix: options.api_prefix().to_owned(),
             request_timeout: options.request_timeout,
@@ -72,7 +73,9 @@ impl Connection {
             denials,
             closed,
             ingest: OnceCell::new(),
-        })))
+        }));
+        tokio::spawn(deaf::watch(Arc::downgrade(&conn.0), conn.0.denials.clone()));
+        Ok(conn)
     }
 
     /// What stores batches, opened when it is first needed.
@@ -303,6 +306,12 @@ impl Connection {
             }
         }
         std::future::pending().await
+    }
+}
+
+impl Inner {
+    pub(super) fn client(&self) -> &Client {
+        &self.client
     }
 }
 

@@ -10,8 +10,9 @@ use super::events::Events;
 use super::options::ConnectOptions;
 use crate::error::Result;
 
-/// A server that is gone without a word is noticed within three of these.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// A server that is gone without a word is noticed within three of these. It may be tried once more, in
+/// vain, for as long as a connect may take, and still work stands still for less than 15 s.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Reconnects are spread over a time that doubles from this with every attempt, up to the next.
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 const RECONNECT_LONGEST: Duration = Duration::from_secs(4);

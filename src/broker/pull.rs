@@ -188,7 +188,9 @@ impl Puller {
     }
 
     fn read(&mut self, answer: async_nats::Message) -> Option<Pulled> {
-        let Some(status) = answer.status else {
+        // Only the broker's own words have a status, but any client can give a job one.
+        let is_delivery = answer.reply.as_ref().is_some_and(|reply| ack::parse(reply).is_some());
+        let Some(status) = answer.status.filter(|_| !is_delivery) else {
             self.outstanding = self.outstanding.saturating_sub(1);
             return read_delivery(answer).map(Pulled::Job);
         };

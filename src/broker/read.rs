@@ -80,12 +80,22 @@ impl Connection {
     }
 
     async fn message(&self, stream: &str, request: &Value) -> Result<Option<Stored>> {
+        let message = self.raw_message(stream, request).await?;
+        message.map(|message| message.read(stream)).transpose()
+    }
+
+    /// The message as the API puts it, which can be had whatever is in it.
+    pub(super) async fn raw_message(
+        &self,
+        stream: &str,
+        request: &Value,
+    ) -> Result<Option<RawMessage>> {
         #[derive(Deserialize)]
         struct Answer {
             message: RawMessage,
         }
         match api::call::<Answer>(self, &format!("STREAM.MSG.GET.{stream}"), Some(request)).await? {
-            Ok(answer) => answer.message.read(stream).map(Some),
+            Ok(answer) => Ok(Some(answer.message)),
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(not_set_up(stream, error)),
         }
@@ -214,9 +224,9 @@ fn read(stream: &str, answer: async_nats::Message) -> Result<Option<Stored>> {
 
 /// A message in the JSON of the API, its bytes in base64.
 #[derive(Deserialize)]
-struct RawMessage {
+pub(super) struct RawMessage {
     subject: String,
-    seq: u64,
+    pub(super) seq: u64,
     #[serde(default)]
     hdrs: Option<String>,
     #[serde(default)]
@@ -226,7 +236,12 @@ struct RawMessage {
 }
 
 impl RawMessage {
-    fn read(self, stream: &str) -> Result<Stored> {
+    /// Its header block, if it has one.
+    pub(super) fn header_block(&self) -> Option<Vec<u8>> {
+        base64_decode(self.hdrs.as_deref()?).filter(|block| !block.is_empty())
+    }
+
+    pub(super) fn read(self, stream: &str) -> Result<Stored> {
         let bytes = |text: Option<String>| -> Result<Vec<u8>> {
             base64_decode(&text.unwrap_or_default()).ok_or_else(|| {
                 Error::new(ErrorKind::Broker, format!("a message of stream {stream} is garbled"))
@@ -247,14 +262,17 @@ fn base64_decode(text: &str) -> Option<Vec<u8>> {
     base64::engine::general_purpose::STANDARD.decode(text).ok()
 }
 
-/// Reads a header block, `NATS/1.0` and a line for each header.
+/// Reads a header block, `NATS/1.0` and a line for each header. What is no header is left out, and line
+/// ends within a value become spaces: a copy may carry them on.
 fn parse_header_block(block: &[u8]) -> Headers {
     let text = String::from_utf8_lossy(block);
+    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
     let mut headers: Headers = text
         .split("\r\n")
         .skip(1)
         .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name, value.trim()))
+        .filter(|(name, _)| is_name(name))
+        .map(|(name, value)| (name, value.trim().replace(['\r', '\n'], " ")))
         .collect();
     headers.sort();
     headers
@@ -269,5 +287,12 @@ mod tests {
         let headers = parse_header_block(b"NATS/1.0\r\nB: 2\r\nA: x: y\r\n\r\n");
         let expected: Headers = [("A", "x: y"), ("B", "2")].into_iter().collect();
         assert_eq!(headers, expected);
+    }
+
+    #[test]
+    fn what_is_no_header_is_left_out() {
+        let block = b"rubbish\r\nno colon\r\n: no name\r\nB c: d\r\nE: f\rg\nh\r\n\r\n";
+        let expected: Headers = [("E", "f g h")].into_iter().collect();
+        assert_eq!(parse_header_block(block), expected);
     }
 }

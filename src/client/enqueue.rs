@@ -100,8 +100,10 @@ impl Client {
         let published = match self.publish(&job, expect).await {
             // Nothing listens there: the queue has to be made first.
             Err(error) if error.is_unavailable() => {
-                self.ensure_again(&job.queue, times).await?;
-                self.publish(&job, expect).await
+                match self.ensure_again(&job.queue, times).await {
+                    Ok(()) => self.publish(&job, expect).await,
+                    Err(error) => Err(error),
+                }
             }
             published => published,
         };
@@ -112,6 +114,8 @@ impl Client {
             Ok(Published::WrongLast(_) | Published::InFlight) => {}
             // Only the answer may be missing.
             Err(error) if error.is_unknown() => job.may_be_stored(),
+            // The queue is there, or nobody can tell, as while its leader is elected.
+            Err(error) if error.is_unavailable() => {}
             Err(error) => return Err(error),
         }
         self.resolve(job).await

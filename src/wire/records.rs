@@ -447,7 +447,9 @@ mod tests {
             is_unvouched: bool,
         ) {
             let errors = error.into_iter().collect();
-            let unvouched = is_unvouched.then(|| key()).map(|RecordKey { id, run, .. }| Unvouched { id, run });
+            let unvouched = is_unvouched
+                .then(key)
+                .map(|RecordKey { id, run, .. }| Unvouched { id, run });
             let info =
                 DeadInfo { reason, at, attempts, priority, enqueued_at, errors, unvouched };
             let text = serde_json::to_string(&info).expect("serializes");

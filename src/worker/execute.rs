@@ -65,7 +65,11 @@ pub(super) async fn attempt(shared: &Shared, mut work: Work) {
                 let part = Part::Records(work.lane.queue, RecordKind::Attempt);
                 shared.supervision.report(part, &error);
                 let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
-                return shared.settle(work, Settlement::Release { delay }).await;
+                // It may be written down for all that. Then the ledger has to say too that it was not
+                // begun.
+                let started_at = error.is_unknown().then_some(started_at);
+                let settlement = Settlement::Release { delay };
+                return shared.settler.settle(ToSettle { work, settlement, started_at }).await;
             }
         }
         // It may have taken long, or the whole process was halted meanwhile.

@@ -104,6 +104,13 @@ impl Fetcher {
         self.consumer_created = created;
         self.suspect_up_to = in_ledger.max(self.highest);
         self.handed_out = 0;
+        // It may have been a job that broke the connection, and would again when its lease is over.
+        let (shared, lane) = (self.shared.clone(), self.lane);
+        self.shared.tasks.spawn(async move {
+            if let Err(error) = shared.bury_unreadable(lane, ack_wait).await {
+                tracing::debug!(%error, "unsettled jobs were not looked at");
+            }
+        });
         Ok(())
     }
 
@@ -233,9 +240,12 @@ impl Fetcher {
         }
     }
 
+    /// Lets some time pass, and more of it each time until all is well again; a new connection is tried
+    /// at once.
     async fn rest(&mut self) {
         tokio::select! {
             () = self.shared.stop_fetching.cancelled() => {}
+            () = changed(&mut self.epochs) => {}
             () = sleep(self.pause.next()) => {}
         }
     }

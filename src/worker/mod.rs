@@ -31,6 +31,7 @@ mod steps;
 mod timing;
 mod together;
 mod unknown;
+mod unreadable;
 mod unsettled;
 
 use std::collections::HashMap;

@@ -45,10 +45,18 @@ pub(super) enum Entered {
 
 /// Whether an entry is one of ours from before, whose confirmation did not come.
 fn is_as(there: &AttemptRecord, ours: &AttemptRecord) -> bool {
-    let is_of_us = there.worker == ours.worker && there.seq == ours.seq;
     // Behind a failure there may be that it is to be buried.
     let is_of_now = there.event == ours.event || there.event == AttemptEvent::ToBury;
-    is_of_us && is_of_now && there.attempt == ours.attempt
+    is_of_now && is_of_our_attempt(there, ours)
+}
+
+/// Whether an entry says that the attempt of ours has started, and its confirmation did not come.
+fn is_announcement(there: &AttemptRecord, ours: &AttemptRecord) -> bool {
+    there.event == AttemptEvent::Started && is_of_our_attempt(there, ours)
+}
+
+fn is_of_our_attempt(there: &AttemptRecord, ours: &AttemptRecord) -> bool {
+    (&there.worker, there.seq, there.attempt) == (&ours.worker, ours.seq, ours.attempt)
 }
 
 /// Writes records in the name of one worker.
@@ -105,6 +113,7 @@ impl Recorder {
                 Published::WrongLast(last) => {
                     match self.entry_at(work, last).await? {
                         Some(entry) if is_as(&entry, &record) => return Ok(Entered::Stored(last)),
+                        Some(entry) if is_announcement(&entry, &record) => expected = last,
                         Some(_) => return Ok(Entered::Overtaken),
                         // What stands there is no entry of this run: go behind it.
                         None => expected = last,

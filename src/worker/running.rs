@@ -78,6 +78,12 @@ impl Running {
         HealthWatch::new(self.0.shared.supervision.health())
     }
 
+    /// Waits until it works no more though nobody told it to stop: its connection has ended for good.
+    /// Programs should end then, and be started again.
+    pub async fn closed(&self) {
+        self.0.shared.stop_fetching.cancelled().await;
+    }
+
     /// Stops without losing, doubling or charging anything.
     ///
     /// 1. Leave the registry, so that nobody counts on this worker.

@@ -4,15 +4,16 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
+
+use crate::between::Between;
 
 /// The line; it ends when this is dropped.
 pub(crate) struct Link {
     pub(crate) url: String,
-    _carrying: JoinSet<()>,
+    _between: Between,
 }
 
 /// What becomes of the bytes.
@@ -49,21 +50,15 @@ impl Link {
     }
 
     async fn open(broker: &str, line: Line) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listens");
-        let url = format!("nats://{}", listener.local_addr().expect("an address"));
-        let broker = broker.trim_start_matches("nats://").to_owned();
-        let mut carrying = JoinSet::new();
-        carrying.spawn(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((near, _)) = listener.accept().await {
-                let Ok(far) = TcpStream::connect(&broker).await else { continue };
-                let ((from_near, to_near), (from_far, to_far)) =
-                    (near.into_split(), far.into_split());
-                connections.spawn(carry(from_near, to_far, line.each_way, line.there));
-                connections.spawn(carry(from_far, to_near, line.each_way, line.back));
-            }
-        });
-        Self { url, _carrying: carrying }
+        let carry = move |near: TcpStream, far: TcpStream| async move {
+            let ((from_near, to_near), (from_far, to_far)) = (near.into_split(), far.into_split());
+            tokio::join!(
+                carry(from_near, to_far, line.each_way, line.there),
+                carry(from_far, to_near, line.each_way, line.back),
+            );
+        };
+        let between = Between::at("127.0.0.1", broker, carry).await;
+        Self { url: between.url.clone(), _between: between }
     }
 }
 

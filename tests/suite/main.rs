@@ -3,6 +3,7 @@
 mod all;
 mod attempts;
 mod bad_input;
+mod between;
 mod cancel;
 mod cluster;
 mod cron;

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tidemill::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 
+use crate::between::Between;
 use crate::support::eventually;
 
 /// What becomes of the bytes.
@@ -25,37 +26,32 @@ enum Rule {
 }
 
 pub(crate) struct Proxy {
-    url: String,
+    between: Between,
     rule: Arc<watch::Sender<Rule>>,
 }
 
 impl Proxy {
     pub(crate) async fn start(broker: &str) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("nats://{}", listener.local_addr().expect("bound"));
         let rule = Arc::new(watch::Sender::new(Rule::Pass));
-        let broker = broker.trim_start_matches("nats://").trim_end_matches('/').to_owned();
         let shared = rule.clone();
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let Ok(broker) = TcpStream::connect(&broker).await else { continue };
-                let rule = shared.clone();
-                tokio::spawn(async move {
-                    // A connection that breaks ends here, as it does for both sides.
-                    let _ = carry(client, broker, &rule).await;
-                });
+        let carry = move |client, broker| {
+            let rule = shared.clone();
+            async move {
+                // A connection that breaks ends here, as it does for both sides.
+                let _ = carry(client, broker, &rule).await;
             }
-        });
-        Self { url, rule }
+        };
+        let between = Between::at("127.0.0.1", broker, carry).await;
+        Self { between, rule }
     }
 
     /// A client behind it, otherwise as the one given.
     pub(crate) async fn client(&self) -> Client {
-        crate::support::connect(&self.url).await
+        crate::support::connect(self.url()).await
     }
 
     pub(crate) fn url(&self) -> &str {
-        &self.url
+        &self.between.url
     }
 
     /// Holds back the next bytes of a client that have this text in them.

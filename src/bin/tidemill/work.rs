@@ -246,12 +246,20 @@ fn announce(global: &Global, running: &Running, args: &WorkArgs, agent: Option<&
     ));
 }
 
-/// Works until told to stop, then drains.
+/// Works until told to stop, then drains. A connection that has ended for good ends the program.
 pub(crate) async fn until_told(
     running: Running,
     signals: &mut StopSignals,
 ) -> anyhow::Result<Exit> {
-    signals.told().await;
+    tokio::select! {
+        () = signals.told() => {}
+        () = running.closed() => {
+            output::error(
+                "the connection to NATS has ended for good; what was running comes back to the queue",
+            );
+            return Ok(Exit::Unreachable);
+        }
+    }
     output::to_stderr("draining: running jobs may end; once more stops at once");
     match signals.unless_told_again(running.drain()).await {
         Ok(drained) => {

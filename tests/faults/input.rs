@@ -1,0 +1,203 @@
+//! Messages that are too large or hostile.
+
+use std::time::Duration;
+
+use tidemill::{DeadLetter, Error, Handler, JobContext, JobError, NewJob, RetryPolicy, Status};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+use crate::support::load::is_empty;
+use crate::support::process::{Process, program};
+use crate::support::{
+    GAP, Mill, Numbered, Seen, Sync, completion, dead, eventually, numbered, short_mill,
+    stream_messages,
+};
+
+const JOBS: &str = "TIDEMILL_JOBS_default";
+
+/// The largest payload with its headers that a jobs stream takes here: 1 MiB less 64 KiB.
+const LARGEST: usize = (1 << 20) - (64 << 10);
+
+/// 23. A job of the largest size is worked, fails, and is buried whole: its dead letter has room. One byte
+/// more is refused, and a batch with such a one in it stores nothing.
+#[tokio::test]
+async fn the_largest_job_is_buried_whole_and_one_byte_more_refused() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    let handler =
+        Handler::raw("large", |_, _| async { Err(JobError::failed("x".repeat(100_000))) });
+    let once = RetryPolicy::new(0, tidemill::Backoff::default());
+    let worker = mill.worker().handler(handler.retry(once)).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    let mut size = LARGEST;
+    // The subject and headers count too; how much they take is found out.
+    let (job, payload) = loop {
+        let payload = vec![b'1'; size];
+        match mill.client.enqueue(NewJob::raw("large", payload.clone())).await {
+            Ok(job) => break (job, payload),
+            Err(error) => assert!(error.is_too_large(), "{error:?}"),
+        }
+        size -= 1;
+        assert!(size > LARGEST - 1024, "nothing near the limit goes through");
+    };
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Dead, 1));
+    assert_eq!(dead(&mill).await.pop().expect("one").payload, payload);
+    running.drain().await;
+    let batch = [NewJob::raw("large", "1"), NewJob::raw("large", vec![b'1'; size + 1])];
+    let refused = mill.client.enqueue_all(batch).await.expect_err("too large");
+    assert!(refused.is_too_large(), "{refused:?}");
+    assert_eq!(stream_messages(&nats, JOBS).await, 0, "none of it is there");
+}
+
+/// 24. Headers with line ends are refused here; those that would steer the broker are refused by it, from
+/// whatever client they come; and 60 KiB of headers travel to the handler.
+#[tokio::test]
+async fn headers_steer_nothing() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    for (name, value) in [("X", "a\r\nNats-Rollup: all"), ("X\r\nY", "a"), ("Nats-Rollup", "all")] {
+        let refused = mill.client.enqueue(numbered(1)).header(name, value).await;
+        assert!(refused.as_ref().is_err_and(Error::is_invalid), "{refused:?}");
+    }
+    mill.client.enqueue(numbered(1)).await.expect("stored");
+    for (name, value) in [
+        ("Nats-Rollup", "all"),
+        ("Nats-Rollup", "sub"),
+        ("Nats-TTL", "1s"),
+        ("Nats-Schedule", "@at 2030-01-01T00:00:00Z"),
+    ] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert(name, value);
+        let subject = "tidemill.jobs.default.normal.numbered";
+        let answer = nats.request_with_headers(subject, headers, r#"{"n":2}"#.into()).await;
+        let answer = answer.expect("an answer").payload;
+        assert!(String::from_utf8_lossy(&answer).contains("err_code"), "{name}: {answer:?}");
+    }
+    assert_eq!(stream_messages(&nats, JOBS).await, 1, "the first is there, and no other");
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |_: Numbered, context: JobContext| {
+        note.push(context.headers().get("X-Much").map(str::len));
+        async { Ok::<_, JobError>(()) }
+    };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let much = mill.client.enqueue(numbered(3)).header("X-Much", "x".repeat(60 << 10)).await;
+    assert_eq!(completion(&much.expect("stored")).await.status, Status::Done);
+    assert!(seen.all().contains(&Some(60 << 10)));
+    running.drain().await;
+}
+
+/// Publishes over a bare socket what no client library would send.
+async fn publish_raw(mill: &Mill, subject: &str, headers: &[u8], body: &[u8]) {
+    let stream = TcpStream::connect(mill.broker.url().trim_start_matches("nats://")).await;
+    let mut stream = BufReader::new(stream.expect("connects"));
+    let (head, total) = (headers.len(), headers.len() + body.len());
+    let connect = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n";
+    let publish = format!("HPUB {subject} {head} {total}\r\n");
+    let bytes = [connect.as_bytes(), publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
+    stream.write_all(&bytes).await.expect("sent");
+    let mut line = String::new();
+    while line.trim() != "PONG" {
+        line.clear();
+        stream.read_line(&mut line).await.expect("an answer");
+        assert!(!line.starts_with("-ERR"), "{line}");
+    }
+}
+
+/// Publishes a job with this header block among good ones, which must not be held up by it; how it ended,
+/// if it has no more to say than that it is gone from the queue.
+async fn among_good_ones(headers: &[u8]) -> Vec<DeadLetter> {
+    let mill = short_mill(Sync::Lazy).await;
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let subject = "tidemill.jobs.default.normal.numbered.odd";
+    publish_raw(&mill, subject, headers, b"{\"n\":0}").await;
+    for n in 1..=20 {
+        let job = mill.client.enqueue(numbered(n)).await.expect("stored");
+        let done = job.completion_within(GAP).await.expect("not held up");
+        assert_eq!((done.status, done.attempt), (Status::Done, 1), "{n}");
+    }
+    is_empty(&mill.nats().await).await;
+    let letters = dead(&mill).await;
+    running.drain().await;
+    letters
+}
+
+/// 24. Headers that break the connection of whoever they are sent to, as no client library would write
+/// them: the job is buried with the reason, and the others are not held up.
+#[tokio::test]
+async fn headers_that_cannot_be_read_are_buried_and_hold_up_nothing() {
+    for (headers, flaw) in [
+        (&b"NATS/1.0\r\nX-Name: \xff\xfe\r\n\r\n"[..], "UTF-8"),
+        (b"NATS/1.0\r\nno colon here\r\n\r\n", "colon"),
+        (b"rubbish\r\n\r\n", "NATS/1.0"),
+    ] {
+        let letters = among_good_ones(headers).await;
+        assert_eq!(letters.len(), 1, "{letters:?}");
+        let letter = &letters[0];
+        assert_eq!((letter.info.reason.as_str(), letter.id.as_str()), ("bad_header", "odd"));
+        assert!(letter.info.errors[0].message.contains(flaw), "{letter:?}");
+        assert_eq!(letter.payload, &b"{\"n\":0}"[..]);
+    }
+}
+
+/// 24. A job with a status in its headers, as only the broker's own words have one: it is a job.
+#[tokio::test]
+async fn a_job_with_a_status_is_a_job() {
+    for status in ["404 No Messages", "409 Consumer Deleted", "100 Idle"] {
+        let letters = among_good_ones(format!("NATS/1.0 {status}\r\n\r\n").as_bytes()).await;
+        assert!(letters.is_empty(), "{letters:?}");
+    }
+}
+
+/// 24. A header that makes the client library panic: the worker's process ends, and the one that a
+/// supervisor starts in its place buries the job.
+#[tokio::test]
+async fn a_header_that_ends_the_worker_ends_it_once() {
+    let mill = short_mill(Sync::Lazy).await;
+    let url = mill.broker.url();
+    let subject = "tidemill.jobs.default.normal.quick.odd";
+    publish_raw(&mill, subject, b"NATS/1.0\r\nX-Name: a\rb\r\n\r\n", b"{}").await;
+    let job = mill.client.enqueue(NewJob::raw("quick", "{}")).await.expect("stored");
+    let starts = Seen::default();
+    let supervisor = async {
+        loop {
+            starts.push(());
+            Process::start(program(url, &["work", "--exec", "quick=true"])).gone().await;
+        }
+    };
+    let ends = async {
+        assert_eq!(completion(&job).await.status, Status::Done);
+        let letter = eventually("a dead letter", || async { dead(&mill).await.pop() }).await;
+        assert_eq!((letter.info.reason.as_str(), letter.id.as_str()), ("bad_header", "odd"));
+        is_empty(&mill.nats().await).await;
+    };
+    tokio::select! {
+        () = supervisor => unreachable!("it goes on"),
+        () = ends => {}
+    }
+    assert!(starts.len() <= 3, "{} workers", starts.len());
+}
+
+/// 22. A payload of rubbish among good ones: it is buried at first sight, and the others are worked
+/// without a pause.
+#[tokio::test]
+async fn rubbish_among_good_jobs_costs_them_nothing() {
+    let mill = short_mill(Sync::Lazy).await;
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let jobs = (0..200_u64).map(|n| match n % 4 {
+        0 => NewJob::raw("numbered", vec![0xff, 0x00, n as u8]),
+        _ => NewJob::new(&numbered(n)),
+    });
+    let stored = mill.client.enqueue_many(jobs).await;
+    for (n, job) in stored.into_iter().enumerate() {
+        let done = job.expect("stored").completion_within(Duration::from_secs(20)).await;
+        let done = done.expect("in time");
+        let end = if n % 4 == 0 { Status::Dead } else { Status::Done };
+        assert_eq!((done.status, done.attempt), (end, 1), "{n}");
+    }
+    assert_eq!(dead(&mill).await.len(), 50);
+    running.drain().await;
+}

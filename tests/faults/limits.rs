@@ -1,0 +1,260 @@
+//! No room: on the disk, in the account, for results; and lanes that hand out no more.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidemill::embedded::Broker;
+use tidemill::{Client, ConnectOptions, JobContext, JobError, NewJob, Priority, Queue, Status};
+
+use crate::support::disk::SmallDisk;
+use crate::support::load::{Load, goes_through, is_empty, work};
+use crate::support::{
+    ACK_WAIT, Mill, Numbered, RECOVERY, Seen, Sync, api, change, completion, eventually, impatient,
+    numbered, short_leases, short_mill, stream_messages,
+};
+
+const RESULTS: &str = "TIDEMILL_RESULTS_default";
+
+/// 17. R1. The disk is full, has room again, and the broker is restarted: what was confirmed before is
+/// done, nothing was told as stored meanwhile that is not, and no run has two completions. (Of jobs that
+/// were done when it was full, some stay in the queue, handed out to nobody.)
+#[tokio::test]
+async fn a_full_disk_loses_nothing_that_was_confirmed() {
+    let Some(disk) = SmallDisk::of_mib(48) else { return };
+    let broker = Broker::builder()
+        .data_dir(disk.path().join("broker"))
+        // Left alone it would be half of the disk, and the broker refuse before that is full.
+        .jetstream_config("max_file_store: 8GB");
+    let broker = broker.start().await.expect("a broker");
+    let client = impatient(broker.url(), short_leases(1)).await;
+    let runs = Seen::default();
+    let running = work(&client, &runs).await;
+    let mut said = Load::start(&client, 100, Duration::from_millis(3)).end().await;
+    assert_eq!(said.ok.len(), 100);
+    disk.fill();
+    // What a file has open may still take a little; large ones find no room.
+    let large =
+        || NewJob::raw("numbered", format!("{{\"n\":1,\"x\":\"{}\"}}", "x".repeat(200_000)));
+    let refused = eventually("no room", || async { client.enqueue(large()).await.err() }).await;
+    assert!(refused.is_unknown() || refused.is_full(), "{refused:?}");
+    said.add(Load::from(&client, 1000, 20, Duration::from_millis(5)).end().await);
+    disk.free();
+    broker.restart().await.expect("back");
+    goes_through(&client, 2000, &mut said).await;
+    for (n, job) in &said.ok {
+        let done = job.completion_within(RECOVERY).await;
+        let done = done.unwrap_or_else(|error| panic!("job {n} is lost: {error}"));
+        assert_eq!(done.status, Status::Done, "job {n}");
+    }
+    // That some of them are done and off the queue the disk had no room to note. They are there again,
+    // though their consumer will not hand them out any more, and their completions say that they ended.
+    for (_, job) in &said.ok {
+        let ends = client.completions_of(job.queue(), None, job.id()).await.expect("reads").len();
+        assert_eq!(ends, 1, "{job:?}");
+    }
+    running.drain().await;
+    drop(broker);
+}
+
+/// An account with 8 MB, of which the queue takes six at most.
+const SMALL_ACCOUNT: &str = r#"
+accounts {
+  SMALL {
+    jetstream { max_file: 8MB, max_mem: 0 }
+    users: [{ user: u, password: u }]
+  }
+}
+"#;
+
+/// 16. The account is full, by other streams: enqueues are told so as full, a job that is done meanwhile
+/// waits to be recorded and is not run again, and all goes on by itself when there is room.
+#[tokio::test]
+async fn a_full_account_is_told_and_gone_on_with() {
+    let broker = Broker::builder()
+        .config(SMALL_ACCOUNT)
+        .connect_with(|options| options.user_password("u", "u"))
+        .start()
+        .await
+        .expect("a broker");
+    let mut config = short_leases(1);
+    config.max_jobs_bytes = 3 << 20;
+    config.max_results_bytes = 1 << 20;
+    config.max_dead_bytes = 1 << 20;
+    let options = ConnectOptions::new(broker.url()).expect("a URL").user_password("u", "u");
+    let client = Client::connect(options).await.expect("connects").with_queue_config(config);
+    client.ensure_queue(&Queue::default()).await.expect("made");
+    let nats = async_nats::ConnectOptions::with_user_and_password("u".into(), "u".into());
+    let nats = nats.connect(broker.url()).await.expect("connects");
+    let other = json!({ "name": "OTHER", "subjects": ["other"], "storage": "file" });
+    assert!(api(&nats, "STREAM.CREATE.OTHER", other).await["error"].is_null());
+    let seen = Seen::default();
+    let (note, gate) = (seen.clone(), std::sync::Arc::new(tokio::sync::Semaphore::new(0)));
+    let pass = gate.clone();
+    let handler = move |job: Numbered, context: JobContext| {
+        note.push((job.n, context.attempt()));
+        let pass = pass.clone();
+        async move {
+            drop(pass.acquire().await);
+            Ok::<_, JobError>(())
+        }
+    };
+    let worker = tidemill::Worker::builder(&client).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    let job = client.enqueue(numbered(1)).await.expect("stored");
+    seen.wait_for(1).await;
+    for size in [100_000, 1000, 10] {
+        loop {
+            let stored = nats.request("other", vec![b'x'; size].into()).await.expect("an answer");
+            let stored: Value = serde_json::from_slice(&stored.payload).expect("JSON");
+            if !stored["error"].is_null() {
+                break;
+            }
+        }
+    }
+    let refused = client.enqueue(numbered(2)).await.expect_err("no room");
+    assert!(refused.is_full(), "{refused:?}");
+    gate.add_permits(1);
+    let early = job.completion_within(2 * ACK_WAIT).await;
+    assert!(early.expect_err("there is no room for its end").is_timeout());
+    api(&nats, "STREAM.PURGE.OTHER", Value::Null).await;
+    gate.add_permits(10);
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (Status::Done, 1));
+    let again = eventually("room", || async { client.enqueue(numbered(3)).await.ok() }).await;
+    assert_eq!(completion(&again).await.status, Status::Done);
+    assert_eq!(seen.all(), [(1, 1), (3, 1)], "each was run once");
+    running.drain().await;
+}
+
+/// A worker whose jobs are done at once, fail once, or fail for good, by their number.
+async fn by_number(mill: &Mill, runs: &Seen<(u64, u32)>) -> tidemill::Running {
+    let note = runs.clone();
+    let handler = move |job: Numbered, context: JobContext| {
+        let attempt = context.attempt();
+        note.push((job.n, attempt));
+        async move {
+            match job.n {
+                0 => Ok(()),
+                1 if attempt > 1 => Ok(()),
+                1 => Err(JobError::failed("once").retry_after(Duration::from_millis(50))),
+                _ => Err(JobError::discard("never")),
+            }
+        }
+    };
+    mill.worker().handle(handler).build().expect("valid").start().await.expect("starts")
+}
+
+/// What a stream of records lacks: itself, or room.
+#[derive(Clone, Copy, Debug)]
+enum Lacks {
+    Stream,
+    Room,
+}
+
+/// A stream of records cannot take any, then can: the job is kept and not run again meanwhile.
+async fn records_wait(stream: &str, lacks: Lacks, n: u64, end: Status, attempts: u32) {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    let runs = Seen::default();
+    let running = by_number(&mill, &runs).await;
+    // Where there is no ledger to begin with, nothing is fetched.
+    let before = mill.client.enqueue(numbered(0)).await.expect("stored");
+    completion(&before).await;
+    is_empty(&nats).await;
+    let runs_of = || runs.all()[1..].to_vec();
+    match lacks {
+        Lacks::Stream => drop(api(&nats, &format!("STREAM.DELETE.{stream}"), Value::Null).await),
+        // One byte is less than any record.
+        Lacks::Room => {
+            change(&nats, stream, json!({ "discard": "new", "max_bytes": 1 })).await;
+        }
+    }
+    let job = mill.client.enqueue(numbered(n)).await.expect("stored");
+    runs.wait_for(2).await;
+    let early = job.completion_within(ACK_WAIT + ACK_WAIT / 2).await;
+    assert!(early.expect_err("its end cannot be recorded").is_timeout());
+    assert_eq!(runs_of(), [(n, 1)], "it is kept by who ran it, and not run again");
+    assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "it is still there");
+    match lacks {
+        Lacks::Stream => drop(mill.client.ensure_queue(&Queue::default()).await.expect("made")),
+        Lacks::Room => change(&nats, stream, json!({ "max_bytes": 1 << 20 })).await,
+    }
+    let done = completion(&job).await;
+    assert_eq!((done.status, done.attempt), (end, attempts));
+    assert_eq!(runs_of(), (1..=attempts).map(|attempt| (n, attempt)).collect::<Vec<_>>());
+    is_empty(&nats).await;
+    running.drain().await;
+}
+
+/// 18. There is no results stream: the job that is done is not acked and not run again, and its
+/// completion is stored as soon as there is one.
+#[tokio::test]
+async fn a_missing_results_stream_is_waited_for() {
+    records_wait(RESULTS, Lacks::Stream, 0, Status::Done, 1).await;
+}
+
+/// 18. The results stream takes no more: the same.
+#[tokio::test]
+async fn a_full_results_stream_is_waited_for() {
+    records_wait(RESULTS, Lacks::Room, 0, Status::Done, 1).await;
+}
+
+/// 18. There is no ledger: a failed attempt is neither forgotten nor repeated.
+#[tokio::test]
+async fn a_missing_ledger_is_waited_for() {
+    records_wait("TIDEMILL_ATTEMPTS_default", Lacks::Stream, 1, Status::Done, 2).await;
+}
+
+/// 18. The ledger takes no more: the same.
+#[tokio::test]
+async fn a_full_ledger_is_waited_for() {
+    records_wait("TIDEMILL_ATTEMPTS_default", Lacks::Room, 1, Status::Done, 2).await;
+}
+
+/// 19. There is no stream of dead letters: the job is buried when there is one.
+#[tokio::test]
+async fn a_missing_stream_of_dead_letters_is_waited_for() {
+    records_wait("TIDEMILL_DEAD_default", Lacks::Stream, 2, Status::Dead, 1).await;
+}
+
+/// 33. A lane's limit of unsettled jobs is used up by delayed retries: other lanes go on at full speed,
+/// and the lane itself when the retries are due.
+#[tokio::test]
+async fn a_lane_that_is_saturated_by_retries_holds_up_no_other() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    change(&nats, "TIDEMILL_JOBS_default/normal", json!({ "max_ack_pending": 20 })).await;
+    let seen = Seen::default();
+    let note = seen.clone();
+    let handler = move |job: Numbered, context: JobContext| {
+        let attempt = context.attempt();
+        note.push((job.n, attempt));
+        async move {
+            if job.n < 20 && attempt == 1 {
+                return Err(JobError::failed("once").retry_after(Duration::from_secs(6)));
+            }
+            Ok(())
+        }
+    };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let jobs = (0..30).map(|n| NewJob::new(&numbered(n)));
+    let stored = mill.client.enqueue_many(jobs).await;
+    let jobs: Vec<_> = stored.into_iter().map(|job| job.expect("stored")).collect();
+    eventually("the limit is reached", || async {
+        let info = "CONSUMER.INFO.TIDEMILL_JOBS_default.normal";
+        let info = api(&nats, info, Value::Null).await;
+        (info["num_ack_pending"] == 20 && info["num_pending"] == 10).then_some(())
+    })
+    .await;
+    for n in 100..120 {
+        let asked = Instant::now();
+        let job = mill.client.enqueue(numbered(n)).priority(Priority::Low).await.expect("stored");
+        completion(&job).await;
+        assert!(asked.elapsed() < Duration::from_secs(1), "{n} took {:?}", asked.elapsed());
+    }
+    for (n, job) in jobs.iter().enumerate() {
+        let done = completion(job).await;
+        assert_eq!((done.status, done.attempt), (Status::Done, if n < 20 { 2 } else { 1 }));
+    }
+    running.drain().await;
+}

@@ -1,0 +1,295 @@
+//! Streams, consumers and rights that are taken away or changed under a worker that runs.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidemill::embedded::Broker;
+use tidemill::{Client, ConnectOptions, JobHandle, Queue, Status};
+
+use crate::support::load::{Load, Runs, is_empty, work, work_for};
+use crate::support::{
+    ACK_WAIT, GAP, RECOVERY, Seen, Sync, api, change, completion, eventually, numbered,
+    short_leases, short_mill, stream_messages,
+};
+
+const JOBS: &str = "TIDEMILL_JOBS_default";
+
+/// 27. A lane's consumer is deleted while the worker works, and made again: nothing is lost, nothing ends
+/// twice, and the worker goes on by itself within 15 s.
+#[tokio::test]
+async fn a_consumer_that_is_deleted_and_made_again_loses_nothing() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    let runs = Seen::default();
+    let running = work_for(&mill.client, &runs, Duration::from_millis(30)).await;
+    let load = Load::start(&mill.client, 500, Duration::from_millis(8));
+    for round in 1..=2 {
+        runs.wait_for(round * 100).await;
+        api(&nats, &format!("CONSUMER.DELETE.{JOBS}.normal"), Value::Null).await;
+        let seen = runs.len();
+        mill.client.ensure_queue(&Queue::default()).await.expect("made again");
+        let made = Instant::now();
+        runs.wait_for(seen + 50).await;
+        assert!(made.elapsed() < GAP, "it stood still for {:?}", made.elapsed());
+    }
+    let said = load.end().await;
+    assert_eq!(said.ok.len(), 500);
+    let became = said.is_all_done(&mill.client, &nats, &runs, RECOVERY).await;
+    assert!(became.extra_runs <= 2 * 16, "{became:?}");
+    running.drain().await;
+}
+
+/// 28. The jobs stream is deleted with what was in it, and made anew by the next enqueue: the worker
+/// works that within 15 s, and no word about an old job takes a new one away.
+#[tokio::test]
+async fn a_jobs_stream_that_is_deleted_is_worked_again_when_it_is_there() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    let runs = Seen::default();
+    let running = work_for(&mill.client, &runs, Duration::from_millis(500)).await;
+    // These run while their stream goes.
+    Load::start(&mill.client, 16, Duration::from_millis(1)).end().await;
+    runs.wait_for(16).await;
+    api(&nats, &format!("STREAM.DELETE.{JOBS}"), Value::Null).await;
+    let made = Instant::now();
+    let said = Load::from(&mill.client, 1000, 40, Duration::from_millis(2)).end().await;
+    assert_eq!(said.ok.len(), 40, "made anew and stored: {said:?}");
+    for (n, job) in &said.ok {
+        let done = job.completion_within(GAP).await.expect("in time");
+        assert_eq!(done.status, Status::Done, "{n}");
+    }
+    assert!(made.elapsed() < GAP + Duration::from_secs(5), "{:?}", made.elapsed());
+    is_empty(&nats).await;
+    running.drain().await;
+}
+
+/// 29. A consumer's `ack_wait` is lowered under a worker that holds a job by the old one, beside another
+/// worker: the job may run twice, it ends once, and both go on.
+#[tokio::test]
+async fn a_lease_that_is_shortened_under_way_ends_no_job_twice() {
+    let mut config = tidemill::QueueConfig::default();
+    config.ack_wait = Duration::from_secs(12);
+    let mill = crate::support::Mill::with(config).await;
+    let nats = mill.nats().await;
+    let runs = Seen::default();
+    let takes = Duration::from_secs(3);
+    let one = work_for(&mill.client, &runs, takes).await;
+    let other = work_for(&mill.client, &runs, takes).await;
+    let said = Load::from(&mill.client, 1, 4, Duration::from_millis(1)).end().await;
+    runs.wait_for(4).await;
+    let ack_wait = json!({ "ack_wait": Duration::from_secs(1).as_nanos() as u64 });
+    change(&nats, &format!("{JOBS}/normal"), ack_wait).await;
+    said.is_all_done(&mill.client, &nats, &runs, Duration::from_secs(20)).await;
+    one.drain().await;
+    other.drain().await;
+}
+
+/// 29. A consumer loses the limits that tidemill gives it (one unsettled job at a time): everything is
+/// slow and nothing is lost.
+#[tokio::test]
+async fn a_lane_that_hands_out_one_at_a_time_is_only_slow() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    change(&nats, &format!("{JOBS}/normal"), json!({ "max_ack_pending": 1 })).await;
+    let runs = Seen::default();
+    let running = work(&mill.client, &runs).await;
+    let said = Load::from(&mill.client, 1, 30, Duration::from_millis(1)).end().await;
+    let became = said.is_all_done(&mill.client, &nats, &runs, RECOVERY).await;
+    assert_eq!(became.extra_runs, 0);
+    running.drain().await;
+}
+
+/// 34. More workers wait than the lane lets wait: those that are turned away do not ask again at once,
+/// nothing is lost, and they take the place of those that leave.
+#[tokio::test]
+async fn workers_beyond_what_a_lane_lets_wait_are_not_starved() {
+    const WORKERS: usize = 6;
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    let info = api(&nats, &format!("CONSUMER.INFO.{JOBS}.normal"), Value::Null).await;
+    let mut config = info["config"].clone();
+    config["max_waiting"] = json!(2);
+    api(&nats, &format!("CONSUMER.DELETE.{JOBS}.normal"), Value::Null).await;
+    let body = json!({ "stream_name": JOBS, "config": config });
+    let verb = format!("CONSUMER.CREATE.{JOBS}.normal.tidemill.jobs.default.normal.>");
+    let made = api(&nats, &verb, body).await;
+    assert_eq!(made["config"]["max_waiting"], 2, "{made}");
+    let asked = format!("$JS.API.CONSUMER.MSG.NEXT.{JOBS}.normal");
+    let mut asks = nats.subscribe(asked).await.expect("subscribes");
+    let mut all = Vec::new();
+    for _ in 0..WORKERS {
+        let runs = Seen::default();
+        let client = crate::support::connect(mill.broker.url()).await;
+        all.push((work_for(&client, &runs, Duration::from_millis(100)).await, runs));
+    }
+    // A while of waiting, in which a pull of each stays open for five seconds, or is refused.
+    let idle = Instant::now();
+    let mut count = 0;
+    while let Ok(Some(_)) = tokio::time::timeout_at(
+        (idle + Duration::from_secs(5)).into(),
+        futures_util::StreamExt::next(&mut asks),
+    )
+    .await
+    {
+        count += 1;
+    }
+    assert!(count < 40 * WORKERS, "{count} pulls in five seconds of nothing to do");
+    let said = Load::start(&mill.client, 400, Duration::from_millis(2)).end().await;
+    for (n, job) in &said.ok {
+        assert_eq!(completion(job).await.status, Status::Done, "{n}");
+    }
+    is_empty(&nats).await;
+    let (last, runs) = all.pop().expect("six");
+    for (running, _) in all {
+        running.drain().await;
+    }
+    let before = runs.len();
+    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    let done = job.completion_within(GAP).await.expect("the last one is there for it");
+    assert_eq!((done.status, runs.len()), (Status::Done, before + 1));
+    last.drain().await;
+}
+
+/// A broker whose worker has all rights but some, which change.
+struct Guarded {
+    broker: Broker,
+    /// Who may do everything.
+    admin: Client,
+    nats: async_nats::Client,
+    runs: Runs,
+    running: tidemill::Running,
+}
+
+/// Users: `admin`, and `worker` without these rights.
+fn users(may_not_publish: &str, may_not_subscribe: &str) -> String {
+    format!(
+        r#"
+accounts {{
+  JOBS {{
+    jetstream: enabled
+    users: [
+      {{ user: admin, password: admin }}
+      {{ user: worker, password: worker, permissions {{
+          publish: {{ allow: ">", deny: ["{may_not_publish}"] }}
+          subscribe: {{ allow: ">", deny: ["{may_not_subscribe}"] }} }} }}
+    ]
+  }}
+}}
+"#
+    )
+}
+
+const NOTHING: &str = "nothing";
+
+impl Guarded {
+    async fn start() -> Self {
+        let broker = Broker::builder()
+            .config(users(NOTHING, NOTHING))
+            .connect_with(|options| options.user_password("admin", "admin"))
+            .start()
+            .await
+            .expect("a broker");
+        let user = async |name: &str| {
+            let options = ConnectOptions::new(broker.url()).expect("a URL");
+            let options = options.user_password(name, name).request_timeout(Duration::from_secs(1));
+            let client = Client::connect(options).await.expect("connects");
+            client.with_queue_config(short_leases(1))
+        };
+        let admin = user("admin").await;
+        admin.ensure_queue(&Queue::default()).await.expect("made");
+        let runs = Seen::default();
+        let running = work(&user("worker").await, &runs).await;
+        let nats =
+            async_nats::ConnectOptions::with_user_and_password("admin".into(), "admin".into());
+        let nats = nats.connect(broker.url()).await.expect("connects");
+        let before = admin.enqueue(numbered(1)).await.expect("stored");
+        assert_eq!(completion(&before).await.status, Status::Done);
+        Self { broker, admin, nats, runs, running }
+    }
+
+    async fn may_not(&self, publish: &str, subscribe: &str) {
+        self.broker.reload(users(publish, subscribe)).await.expect("in force");
+    }
+
+    async fn enqueue(&self, n: u64) -> JobHandle {
+        self.admin.enqueue(numbered(n)).await.expect("stored")
+    }
+
+    /// Gives the right back, and waits until the job is done, which may take 15 s and a lease.
+    async fn recovers(self, job: &JobHandle, runs_of_it: usize) {
+        self.may_not(NOTHING, NOTHING).await;
+        let done = job.completion_within(GAP + ACK_WAIT).await.expect("in time");
+        assert_eq!((done.status, done.attempt), (Status::Done, 1));
+        is_empty(&self.nats).await;
+        let another = self.enqueue(11).await;
+        let done = another.completion_within(GAP).await.expect("works on");
+        assert_eq!((done.status, done.attempt), (Status::Done, 1));
+        let runs = self.runs.all().iter().filter(|(n, ..)| *n == 2).count();
+        assert_eq!(runs, runs_of_it, "runs of the job");
+        assert_eq!(stream_messages(&self.nats, "TIDEMILL_RESULTS_default").await, 3);
+        self.running.drain().await;
+    }
+}
+
+/// 30. The right to pull is revoked while a worker waits, and given back: it fetches nothing, runs
+/// nothing, and goes on by itself.
+#[tokio::test]
+async fn a_worker_that_may_not_pull_goes_on_when_it_may() {
+    let guarded = Guarded::start().await;
+    guarded.may_not("$JS.API.CONSUMER.MSG.NEXT.>", NOTHING).await;
+    let job = guarded.enqueue(2).await;
+    let early = job.completion_within(2 * ACK_WAIT + Duration::from_secs(5)).await;
+    // A pull that was open when the right went may still bring this one.
+    match early {
+        Ok(done) => assert_eq!(done.attempt, 1),
+        Err(error) => assert!(error.is_timeout(), "{error:?}"),
+    }
+    guarded.recovers(&job, 1).await;
+}
+
+/// 30. The right to ack is revoked: a job that is done is not run again however often it is handed out,
+/// and is taken off the queue when the right is back.
+#[tokio::test]
+async fn a_worker_that_may_not_ack_does_not_run_a_job_again() {
+    let guarded = Guarded::start().await;
+    guarded.may_not("$JS.ACK.>", NOTHING).await;
+    let job = guarded.enqueue(2).await;
+    let done = job.completion_within(GAP).await.expect("it may record");
+    assert_eq!(done.attempt, 1);
+    // Handed out again and again it is still there, and was run once.
+    eventually("it is handed out for the fifth time", || async {
+        let info = api(&guarded.nats, &format!("CONSUMER.INFO.{JOBS}.normal"), Value::Null).await;
+        (info["delivered"]["consumer_seq"].as_u64()? >= 6).then_some(())
+    })
+    .await;
+    assert_eq!(stream_messages(&guarded.nats, JOBS).await, 1);
+    guarded.recovers(&job, 1).await;
+}
+
+/// 30. The right to hear answers is revoked, which ends the worker's subscriptions for as long as its
+/// connection lives, and given back: it goes on by itself.
+#[tokio::test]
+async fn a_worker_that_may_not_hear_answers_goes_on_when_it_may() {
+    let guarded = Guarded::start().await;
+    guarded.may_not(NOTHING, "_INBOX.>").await;
+    let job = guarded.enqueue(2).await;
+    let early = job.completion_within(ACK_WAIT + Duration::from_secs(5)).await;
+    assert!(early.expect_err("it hears of nothing").is_timeout());
+    guarded.recovers(&job, 1).await;
+}
+
+/// 30. The right to write completions is revoked under a stream of jobs, and given back: each is run
+/// once.
+#[tokio::test]
+async fn a_worker_that_may_not_record_runs_nothing_twice() {
+    let guarded = Guarded::start().await;
+    guarded.may_not("tidemill.results.>", NOTHING).await;
+    let job = guarded.enqueue(2).await;
+    eventually("it has run", || async {
+        guarded.runs.all().iter().any(|(n, ..)| *n == 2).then_some(())
+    })
+    .await;
+    let early = job.completion_within(2 * ACK_WAIT).await;
+    assert!(early.expect_err("its end cannot be recorded").is_timeout());
+    guarded.recovers(&job, 1).await;
+}
