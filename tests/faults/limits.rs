@@ -151,6 +151,9 @@ enum Lacks {
     Room,
 }
 
+/// When a dead letter that found no place is tried again, 60 s later, and some time for it.
+const TRIED_AGAIN: Duration = Duration::from_secs(60 + 15);
+
 /// A stream of records cannot take any, then can: the job is kept and not run again meanwhile.
 async fn records_wait(stream: &str, lacks: Lacks, n: u64, end: Status, attempts: u32) {
     let mill = short_mill(Sync::Lazy).await;
@@ -179,7 +182,7 @@ async fn records_wait(stream: &str, lacks: Lacks, n: u64, end: Status, attempts:
         Lacks::Stream => drop(mill.client.ensure_queue(&Queue::default()).await.expect("made")),
         Lacks::Room => change(&nats, stream, json!({ "max_bytes": 1 << 20 })).await,
     }
-    let done = completion(&job).await;
+    let done = job.completion_within(TRIED_AGAIN).await.expect("in time");
     assert_eq!((done.status, done.attempt), (end, attempts));
     assert_eq!(runs_of(), (1..=attempts).map(|attempt| (n, attempt)).collect::<Vec<_>>());
     is_empty(&nats).await;

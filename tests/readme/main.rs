@@ -1,5 +1,6 @@
 //! What the README shows, run as it stands there.
 
+mod guarantees;
 mod library;
 mod shell;
 
