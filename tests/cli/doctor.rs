@@ -304,3 +304,41 @@ async fn jobs_that_a_filter_left_out_come_back_and_those_that_back_off_are_not_d
     worker.terminate();
     assert_eq!(attempts(&log), ["back-off 1", "back-off 2", "behind 1", "left-out 1"]);
 }
+
+#[tokio::test]
+async fn what_is_left_of_a_job_that_has_ended_is_cleared_away_and_not_run() {
+    let mill = Mill::start().await;
+    mill.ok(&["setup"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("log");
+    let writes = |kind: &str| format!("{kind}=echo $TIDEMILL_ID >> {}", log.display());
+    let (runs, passes) = (writes("runs"), writes("passes"));
+    let worker = mill.work(&["--exec", &runs, "--exec", &passes]);
+    let ended = mill.ok(&["enqueue", "default", "runs", "--id", "left", "--wait", "20s", "--json"]);
+    let ended = documents(&ended).remove(0);
+    mill.ok(&["queue", "wait-empty", "--timeout", "20s"]);
+    // As a server leaves it that is stopped between an ack and the deletion after it: there, and for no
+    // consumer to hand out.
+    let passed = json!("tidemill.jobs.default.normal.passes.>");
+    edit_lane(&mill, "normal", &[("filter_subject", passed)]).await;
+    let nats = async_nats::connect(mill.broker.url()).await.expect("connects");
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Tidemill-Run", ended["run"].as_str().expect("a run"));
+    let jetstream = async_nats::jetstream::new(nats);
+    let subject = "tidemill.jobs.default.normal.runs.left";
+    let left = jetstream.publish_with_headers(subject, headers, "null".into()).await;
+    left.expect("sent").await.expect("stored");
+    mill.ok(&["enqueue", "default", "passes", "--id", "behind", "--wait", "20s"]);
+    eventually("it is stuck", || {
+        let (found, _) = findings(&mill, "default");
+        codes(&found).contains("stuck_jobs").then_some(())
+    });
+    let revived = mill.json(&["doctor", "default", "--revive"]);
+    assert_eq!(revived.len(), 1, "{revived:?}");
+    assert_eq!(revived[0]["id"], "left");
+    assert!(revived[0]["done"].as_str().expect("told").contains("cleared"), "{revived:?}");
+    mill.ok(&["queue", "wait-empty", "--timeout", "20s"]);
+    worker.terminate();
+    assert_eq!(attempts(&log), ["behind", "left"], "each was run once");
+    assert_eq!(messages(&mill, JOBS_STREAM).await, 0);
+}

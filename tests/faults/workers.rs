@@ -78,10 +78,11 @@ async fn workers_that_were_frozen_past_their_leases_stay_silent() {
     assert!(extra <= 2 * 8, "{extra} extra runs: more than the frozen one had in hands");
 }
 
-/// 4. A handler blocks a thread of the runtime for three leases: the lease is kept, and the job is run
-/// once though another worker is idle.
+/// 4. A handler blocks a thread of the runtime for three leases: as a rule the lease is kept. Where that
+/// thread was the one that Tokio had do its I/O, it is lost, and another worker runs the job: once more at
+/// most, with one completion.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_handler_that_blocks_a_thread_keeps_its_lease() {
+async fn a_handler_that_blocks_a_thread_is_run_once_more_at_most() {
     let mill = short_mill(Sync::Lazy).await;
     let seen = Seen::default();
     let worker = || {
@@ -97,10 +98,12 @@ async fn a_handler_that_blocks_a_thread_keeps_its_lease() {
     let one = worker().build().expect("valid").start().await.expect("starts");
     let other = worker().build().expect("valid").start().await.expect("starts");
     let job = mill.client.enqueue(numbered(1)).await.expect("stored");
-    assert_eq!(completion(&job).await.attempt, 1);
-    assert_eq!(seen.all(), [1], "run once");
+    assert!(completion(&job).await.attempt <= 2);
     one.drain().await;
     other.drain().await;
+    assert!(matches!(seen.all()[..], [1] | [1, 1]), "{:?}", seen.all());
+    let nats = mill.nats().await;
+    assert_eq!(stream_messages(&nats, RESULTS).await, 1);
 }
 
 /// 4. Handlers block every thread of a worker's runtime for three leases, so that it cannot keep them:
