@@ -5,6 +5,7 @@ mod commands;
 mod contexts;
 mod deploy;
 mod files;
+mod hostile;
 mod jwts;
 mod logins;
 mod rights;
