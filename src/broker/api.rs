@@ -92,8 +92,20 @@ pub(super) async fn call<T: DeserializeOwned>(
         Some(request) => Bytes::from(request.to_string()),
         None => Bytes::new(),
     };
-    let answer = conn.request(conn.api_subject(verb), None, body).await?;
+    let subject = conn.api_subject(verb);
+    let answer = match is_question(verb) {
+        true => conn.question(subject, body).await?,
+        false => conn.request(subject, None, body).await?,
+    };
     decode(verb, &answer.payload)
+}
+
+/// Whether a call changes nothing, so that it may be made again before the first was answered.
+fn is_question(verb: &str) -> bool {
+    verb == "INFO"
+        || ["STREAM.INFO.", "STREAM.MSG.GET.", "STREAM.NAMES", "CONSUMER.INFO."]
+            .iter()
+            .any(|question| verb.starts_with(question))
 }
 
 fn decode<T: DeserializeOwned>(verb: &str, body: &[u8]) -> Result<Result<T, ApiError>> {
@@ -154,6 +166,28 @@ pub(super) async fn account_info(conn: &Connection) -> Result<AccountInfo> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_changes_something_is_asked_once() {
+        for verb in
+            ["INFO", "STREAM.INFO.X", "STREAM.MSG.GET.X", "STREAM.NAMES", "CONSUMER.INFO.X.c"]
+        {
+            assert!(is_question(verb), "{verb}");
+        }
+        for verb in [
+            "STREAM.CREATE.X",
+            "STREAM.UPDATE.X",
+            "STREAM.PURGE.X",
+            "STREAM.DELETE.X",
+            "STREAM.MSG.DELETE.X",
+            "CONSUMER.CREATE.X.c.f",
+            "CONSUMER.DELETE.X.c",
+            "CONSUMER.PAUSE.X.c",
+            "CONSUMER.MSG.NEXT.X.c",
+        ] {
+            assert!(!is_question(verb), "{verb}");
+        }
+    }
 
     #[test]
     fn an_error_is_told_from_an_answer() {

@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, HeaderMap, Message, Request, Subject, ToSubject};
 use bytes::Bytes;
 use chrono::Utc;
+use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, poll};
 use tokio::sync::{OnceCell, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::deaf;
@@ -27,6 +28,11 @@ use crate::error::{Error, Result};
 
 /// The most answers that are heard to one question to all.
 const MAX_GATHERED: usize = 10_000;
+
+/// How long a question goes without an answer until it is asked again. Any replica may be asked what
+/// a stream holds, also one whose server is frozen: the others count it in for minutes, and it gets every
+/// second or third of the questions.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Messages of a subscription.
 pub(crate) type Messages = async_nats::Subscriber;
@@ -186,6 +192,18 @@ impl Connection {
         }
     }
 
+    /// Asks what may be asked any number of times, and does so while no answer comes: one that was sent
+    /// while the leader was away is lost, and its successor would answer at once. Fails as
+    /// [`Connection::request`] does, in the same time.
+    pub(super) async fn question(
+        &self,
+        subject: impl ToSubject,
+        payload: Bytes,
+    ) -> Result<Message> {
+        let subject = subject.to_subject();
+        until_answered(|| self.request(subject.clone(), None, payload.clone())).await
+    }
+
     /// Asks what gets several answers.
     pub(super) async fn request_many(
         &self,
@@ -199,6 +217,20 @@ impl Connection {
         let sent = self.0.client.publish_with_reply(subject.clone(), inbox, payload);
         self.in_time("send a request", sent).await?;
         Ok(Answers { conn: self.clone(), subject, asked, messages })
+    }
+
+    /// The same for a question, see [`Connection::question`]: the first answer, and where more come.
+    pub(super) async fn question_many(
+        &self,
+        subject: impl ToSubject,
+        payload: Bytes,
+    ) -> Result<(Option<Message>, Answers)> {
+        let subject = subject.to_subject();
+        until_answered(|| async {
+            let mut answers = self.request_many(subject.clone(), payload.clone()).await?;
+            Ok((answers.next(self.timeout()).await?, answers))
+        })
+        .await
     }
 
     /// Asks all who listen to a subject, and hears their answers until one is enough, or none has come
@@ -337,6 +369,19 @@ impl Answers {
             biased;
             answer = timeout(patience, self.messages.next()) => Ok(answer.ok().flatten()),
             error = self.conn.denied(&self.subject, self.asked) => Err(error),
+        }
+    }
+}
+
+/// Asks anew from time to time, until one of the questions is answered.
+async fn until_answered<F: Future>(mut ask: impl FnMut() -> F) -> F::Output {
+    let mut asked = FuturesUnordered::new();
+    loop {
+        asked.push(ask());
+        tokio::select! {
+            biased;
+            Some(answer) = asked.next() => return answer,
+            () = sleep(ASK_AGAIN) => {}
         }
     }
 }

@@ -1,17 +1,17 @@
-//! Our options as the client library's: who we are, how patient, how soon again.
+//! Our options as the client library's: who we are, how patient, how soon again, and where.
 
-use std::sync::Arc;
+use std::future::{Ready, ready};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_nats::AuthError;
+use async_nats::{AuthError, ReconnectToServer, Server, ServerAddr, ServerInfo};
 
 use super::credentials::Credentials;
 use super::events::Events;
 use super::options::ConnectOptions;
 use crate::error::Result;
 
-/// A server that is gone without a word is noticed within three of these. It may be tried once more, in
-/// vain, for as long as a connect may take, and still work stands still for less than 15 s.
+/// A server that is gone without a word is noticed within three of these.
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Reconnects are spread over a time that doubles from this with every attempt, up to the next.
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
@@ -30,6 +30,7 @@ pub(super) fn nats_options(
         .custom_inbox_prefix(&options.inbox_prefix)
         .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(|attempts| reconnect_delay(attempts, fastrand::f64()))
+        .reconnect_to_server_callback(elsewhere())
         .event_callback(move |event| {
             events.take(&event);
             std::future::ready(())
@@ -78,9 +79,55 @@ fn reconnect_delay(attempts: usize, chance: f64) -> Duration {
     longest.min(RECONNECT_LONGEST).mul_f64(chance)
 }
 
+/// Goes to another server than the one that was lost, where there is another: one that is frozen still
+/// takes connections, and says nothing on them.
+fn elsewhere() -> impl Fn(Vec<Server>, ServerInfo) -> Ready<Option<ReconnectToServer>> {
+    let connected_to = Mutex::new(None);
+    move |servers, _| {
+        let mut connected_to = connected_to.lock().unwrap_or_else(PoisonError::into_inner);
+        let next = next_server(&servers, connected_to.as_ref(), fastrand::usize(..));
+        connected_to.clone_from(&next);
+        ready(next.map(|addr| ReconnectToServer { addr, delay: None }))
+    }
+}
+
+/// One of the servers that have failed least in a row; the loss of `lost` counts as a failure. Until the
+/// first connect, the client library goes through them by itself, and there is none to avoid.
+fn next_server(servers: &[Server], lost: Option<&ServerAddr>, chance: usize) -> Option<ServerAddr> {
+    let lost =
+        lost.or_else(|| servers.iter().find(|server| server.did_connect).map(|s| &s.addr))?;
+    let failures = |server: &Server| server.failed_attempts + usize::from(server.addr == *lost);
+    let fewest = servers.iter().map(failures).min()?;
+    let best: Vec<&Server> = servers.iter().filter(|server| failures(server) == fewest).collect();
+    Some(best[chance % best.len()].addr.clone())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn server(port: u16, failed_attempts: usize, did_connect: bool) -> Server {
+        let addr = format!("127.0.0.1:{port}").parse().expect("an address");
+        let (is_discovered, last_error) = (false, None);
+        Server { addr, failed_attempts, did_connect, is_discovered, last_error }
+    }
+
+    #[test]
+    fn another_server_is_next() {
+        let next = |servers: &[Server], lost: Option<u16>| {
+            let lost = lost.map(|port| server(port, 0, true).addr);
+            let chosen = |chance| next_server(servers, lost.as_ref(), chance).map(|s| s.port());
+            [0, 1, 2].map(chosen)
+        };
+        let three = |a, b, c| [server(1, a, false), server(2, b, true), server(3, c, false)];
+        let none = [server(1, 0, false), server(2, 0, false)];
+        assert_eq!(next(&none, None), [None; 3], "the first connect");
+        assert_eq!(next(&three(0, 0, 0), None), [1, 3, 1].map(Some), "after it");
+        assert_eq!(next(&three(0, 0, 0), Some(3)), [1, 2, 1].map(Some));
+        assert_eq!(next(&three(1, 0, 0), Some(3)), [Some(2); 3]);
+        assert_eq!(next(&three(1, 1, 0), Some(3)), [1, 2, 3].map(Some), "it may be back");
+        assert_eq!(next(&[server(7, 4, true)], Some(7)), [Some(7); 3], "there is no other");
+    }
 
     #[test]
     fn delays_double_up_to_four_seconds_and_are_spread() {

@@ -61,7 +61,7 @@ impl Connection {
     /// The last message of `subject`, as any replica has it: it may lag a little.
     pub(crate) async fn last(&self, stream: &str, subject: &str) -> Result<Option<Stored>> {
         let verb = format!("DIRECT.GET.{stream}.{subject}");
-        let answer = self.request(self.api_subject(&verb), None, Bytes::new()).await?;
+        let answer = self.question(self.api_subject(&verb), Bytes::new()).await?;
         read(stream, answer)
     }
 
@@ -130,15 +130,12 @@ impl Connection {
     }
 
     async fn read_batch(&self, stream: &str, request: &Value, count: usize) -> Result<Batch> {
-        let mut answers = self
-            .request_many(
-                self.api_subject(&format!("DIRECT.GET.{stream}")),
-                Bytes::from(request.to_string()),
-            )
-            .await?;
+        let subject = self.api_subject(&format!("DIRECT.GET.{stream}"));
+        let (mut next, mut answers) =
+            self.question_many(subject, Bytes::from(request.to_string())).await?;
         let mut messages = Vec::with_capacity(count.min(1024));
         loop {
-            let answer = answers.next(self.timeout()).await?.ok_or_else(|| {
+            let answer = next.ok_or_else(|| {
                 Error::new(
                     ErrorKind::Unavailable,
                     format!("the broker stopped answering while stream {stream} was read"),
@@ -156,6 +153,7 @@ impl Connection {
                 Some(NO_RESPONDERS) => return Err(self.why_nobody_reads(stream).await),
                 Some(_) => return Err(refusal(stream, &answer)),
             }
+            next = answers.next(self.timeout()).await?;
         }
     }
 
