@@ -33,7 +33,7 @@ pub(super) struct Events {
     links: watch::Sender<Link>,
     /// Whether it is on our own wish that the connection ends next.
     renewing: Arc<AtomicBool>,
-    /// Refusals that the log has, in short.
+    /// What the log has, in short, and need not have again until the next connect.
     logged: Mutex<HashSet<String>>,
     epochs: watch::Sender<u64>,
     denials: watch::Sender<Denials>,
@@ -107,7 +107,7 @@ impl Events {
             Event::ServerError(error) => tracing::warn!(%error, "the NATS server reports an error"),
             Event::ClientError(error) => self.failed(&error.to_string()),
             Event::Disconnected => self.disconnected(),
-            Event::SlowConsumer(id) => tracing::warn!(id, "a subscription is too slow"),
+            Event::SlowConsumer(id) => self.dropped(*id),
             Event::LameDuckMode => tracing::info!("the NATS server is about to stop"),
             Event::Draining => tracing::debug!("closing the NATS connection"),
             Event::Closed => {
@@ -165,6 +165,15 @@ impl Events {
             tracing::warn!(target: "tidemill::health", error = why, "cannot connect to NATS");
         } else {
             tracing::debug!(error = why, "still cannot connect to NATS");
+        }
+    }
+
+    /// A message was dropped, since a subscription was full: the log has the first.
+    fn dropped(&self, id: u64) {
+        if self.is_to_be_logged(&format!("slow {id}")) {
+            tracing::warn!(id, "a subscription is read too slowly: messages to it are dropped");
+        } else {
+            tracing::debug!(id, "another message to a subscription was dropped");
         }
     }
 
@@ -311,6 +320,17 @@ mod tests {
         assert_eq!(denials.borrow().against("a", Instant::now()), None);
         assert!(denials.borrow().against_subscription("other", since));
         assert!(!denials.borrow().against_subscription("another", since));
+    }
+
+    #[test]
+    fn the_log_has_a_slow_subscription_once_until_the_next_connect() {
+        let events = Events::new("_INBOX");
+        events.take(&Event::SlowConsumer(7));
+        events.take(&Event::SlowConsumer(8));
+        events.take(&Event::SlowConsumer(7));
+        assert_eq!(events.logged().len(), 2);
+        events.take(&Event::Connected);
+        assert!(events.logged().is_empty());
     }
 
     #[test]
