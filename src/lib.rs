@@ -115,7 +115,7 @@ mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
 pub use client::{Client, Enqueue, Import, JobEvent, JobHandle, NewJob, RecordFilter, Since};
-pub use control::{Cancellation, LaneInfo, QueueInfo};
+pub use control::{Cancellation, LaneInfo, Move, QueueInfo};
 pub use cron::{Cron, CronChange, CronEntry, CronJob, Reconciled};
 pub use dead::{DeadFilter, DeadLetter};
 pub use doctor::{Finding, Revived, Severity, StuckJob, StuckJobs};
