@@ -221,12 +221,13 @@ pub(crate) async fn mend_lanes(
 }
 
 fn cannot_create(what: &str, name: &str, error: ApiError) -> Error {
-    let hint = if matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES) {
-        ": lower the queue's size limits or raise the account's"
-    } else {
-        ""
-    };
-    error.into_error(&format!("create {what} {name}{hint}"))
+    let lacks_room = matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES);
+    let error = error.into_error(&format!("create {what} {name}"));
+    if !lacks_room {
+        return error;
+    }
+    let message = format!("{error}: lower the queue's size limits or raise the account's");
+    Error::new(error.kind(), message)
 }
 
 async fn stream_info(conn: &Connection, stream: &str) -> Result<Option<Info>> {

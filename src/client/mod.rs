@@ -169,6 +169,8 @@ impl Client {
                 format!(
                     "queue {queue} may be missing, and these credentials may not set it up: {error}"
                 )
+            } else if error.is_unavailable() || error.is_unknown() {
+                format!("whether queue {queue} is there cannot be seen just now: {error}")
             } else {
                 format!("queue {queue} cannot be set up: {error}")
             };
