@@ -44,6 +44,7 @@
 //! |---|---|
 //! | `agent` | the jobs of an agent runtime, its run store |
 //! | `control`, `dead`, `doctor` | operators' verbs: cancel, pause, purge; dead letters; what is not well |
+//! | `stuck` | jobs that no consumer hands out any more: found, brought back |
 //! | `inspect` | where jobs stand |
 //! | `worker` | fetch, admit, pick, lease, execute, settle, record, park, promote, drain |
 //! | `cron` | what the broker enqueues by itself: added, listed, reconciled, paused |
@@ -82,6 +83,8 @@
 //!   trace, which is granted again once.
 //! - A worker that has lost a lease says nothing more about that job.
 //! - Nothing is acked before it is on record.
+//! - Nothing stays stuck by itself: what the broker would not hand out any more workers clear away,
+//!   where it has ended, or bring back.
 #![doc = include_str!("wire/protocol.md")]
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -108,6 +111,7 @@ mod retry;
 mod schedule;
 mod seal;
 mod sign;
+mod stuck;
 mod token;
 mod topology;
 mod wire;
@@ -115,10 +119,10 @@ mod worker;
 
 pub use broker::{ConnectOptions, Provisioned};
 pub use client::{Client, Enqueue, Import, JobEvent, JobHandle, NewJob, RecordFilter, Since};
-pub use control::{Cancellation, LaneInfo, QueueInfo};
+pub use control::{Cancellation, LaneInfo, Move, QueueInfo};
 pub use cron::{Cron, CronChange, CronEntry, CronJob, Reconciled};
 pub use dead::{DeadFilter, DeadLetter};
-pub use doctor::{Finding, Revived, Severity, StuckJob, StuckJobs};
+pub use doctor::{Finding, Severity};
 pub use error::{Error, Result};
 pub use inspect::{JobFilter, JobInfo, JobState};
 pub use kind::Job;
@@ -129,6 +133,7 @@ pub use schedule::Schedule;
 #[cfg(feature = "seal")]
 pub use seal::{SealKey, SealKeys};
 pub use sign::{SigningKey, TrustedKeys};
+pub use stuck::{Revived, StuckJob, StuckJobs};
 pub use token::{
     CronName, JobId, Kind, MAX_CRON_NAME_BYTES, MAX_NAMESPACE_BYTES, MAX_TOKEN_BYTES, Namespace,
     Queue, RunId,

@@ -11,7 +11,9 @@ const LAYERS: &[&[&str]] = &[
     &["broker"],
     &["embedded", "client"],
     &["cron"],
-    &["inspect", "worker"],
+    &["inspect"],
+    &["stuck"],
+    &["worker"],
     &["control", "dead", "doctor", "agent"],
     &["fuzzing"],
 ];

@@ -25,6 +25,8 @@ pub(super) mod code {
     pub(crate) const WRONG_LAST_SEQUENCE: u64 = 10071;
     pub(crate) const JETSTREAM_NOT_ENABLED: u64 = 10076;
     pub(crate) const STREAM_FULL: u64 = 10077;
+    pub(crate) const STREAM_OFFLINE: u64 = 10118;
+    pub(crate) const CONSUMER_OFFLINE: u64 = 10119;
     pub(crate) const CONSUMER_EXISTS: u64 = 10148;
     pub(crate) const SEQUENCE_IN_FLIGHT: u64 = 10164;
     pub(crate) const TOO_MANY_REQUESTS: u64 = 10167;
@@ -71,6 +73,8 @@ impl ApiError {
             code::STREAM_NOT_FOUND => ErrorKind::NoStream,
             code::CONSUMER_NOT_FOUND => ErrorKind::NoConsumer,
             code::MESSAGE_NOT_FOUND => ErrorKind::NotFound,
+            // All servers that hold it are down.
+            code::STREAM_OFFLINE | code::CONSUMER_OFFLINE => ErrorKind::Unavailable,
             _ if self.code == 503 => ErrorKind::Unavailable,
             _ => ErrorKind::Broker,
         };
@@ -158,7 +162,8 @@ pub(super) async fn account_info(conn: &Connection) -> Result<AccountInfo> {
             let error = error.into_error("ask for JetStream's account information");
             Err(if error.is_unsupported() { off(error) } else { error })
         }
-        Err(error) if error.is_unavailable() => Err(off(error)),
+        // Nobody listens there, while a cluster without a leader answers so or not at all.
+        Err(error) if error.kind() == ErrorKind::NoResponders => Err(off(error)),
         Err(error) => Err(error),
     }
 }

@@ -1,5 +1,7 @@
 //! Looking at streams, consumers and the account as a whole, for who judges them.
 
+use std::time::Duration;
+
 use chrono::Utc;
 use serde::Deserialize;
 use serde_json::Value;
@@ -34,6 +36,13 @@ pub(crate) struct ConsumerFacts {
     /// How many it has handed out in all.
     pub(crate) handed_out: u64,
     pub(crate) paused_until: Option<Time>,
+}
+
+impl ConsumerFacts {
+    /// How long a delivery may go without a word.
+    pub(crate) fn ack_wait(&self) -> Duration {
+        Duration::from_nanos(self.config["ack_wait"].as_u64().unwrap_or_default())
+    }
 }
 
 /// The servers that hold a stream.

@@ -44,7 +44,7 @@ pub(crate) use manage::{ConsumerState, StreamState, consumer_state};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;
 pub(crate) use provision::{
-    Born, Missing, consumer_born, ensure, kept_for, mend_lanes, queue_names,
+    Born, Missing, consumer_born, ensure, kept_for, mend_consumers, queue_names,
 };
 pub(crate) use publish::{BatchMessage, Expect, MAX_BATCH, Published};
 pub(crate) use pull::{Broken, Delivery, Pulled, Puller};

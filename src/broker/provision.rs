@@ -168,14 +168,42 @@ async fn ensure_consumer(
     Ok(())
 }
 
-/// Sets what tidemill relies on of a queue's lanes to what it should be, where it is not; what is its
+/// Sets what tidemill relies on of a queue's consumers to what it should be, where it is not; what is its
 /// user's to choose stays. The consumers that were changed.
-pub(crate) async fn mend_lanes(
+pub(crate) async fn mend_consumers(
     conn: &Connection,
     ns: &Namespace,
     queue: &Queue,
     config: &QueueConfig,
 ) -> Result<Vec<String>> {
+    let server =
+        ServerTraits { api_level: conn.api_level().await?, max_payload: conn.max_payload() };
+    let mut changed = Vec::new();
+    for StreamSpec { name, consumers, .. } in streams(ns, queue, config, server, 1) {
+        for spec in &consumers {
+            let place = format!("{name}/{}", spec.name);
+            let Some(found) = consumer_info(conn, &name, spec.name).await? else {
+                let message =
+                    format!("consumer {place} is gone: `tidemill setup {queue}` makes it");
+                return Err(Error::new(ErrorKind::NoConsumer, message).at(place));
+            };
+            let mended = mended(&place, spec, &found.config);
+            if mended == found.config {
+                continue;
+            }
+            let verb = format!("CONSUMER.CREATE.{name}.{}.{}", spec.name, spec.filter);
+            let request = json!({ "stream_name": name, "config": mended, "action": "update" });
+            match api::call::<Info>(conn, &verb, Some(&request)).await? {
+                Ok(_) => changed.push(place),
+                Err(error) => return Err(error.into_error(&format!("mend consumer {place}"))),
+            }
+        }
+    }
+    Ok(changed)
+}
+
+/// A consumer's configuration as it should be.
+fn mended(place: &str, spec: &ConsumerSpec, found: &Value) -> Value {
     // Options that we never set, and that keep jobs from workers or bend their delays.
     const NEVER_SET: [&str; 7] = [
         "backoff",
@@ -186,47 +214,27 @@ pub(crate) async fn mend_lanes(
         "max_bytes",
         "headers_only",
     ];
-    let server =
-        ServerTraits { api_level: conn.api_level().await?, max_payload: conn.max_payload() };
-    let jobs = StreamNames::new(ns, queue).jobs;
-    let specs = streams(ns, queue, config, server, 1);
-    let mut changed = Vec::new();
-    for spec in specs.iter().filter(|spec| spec.name == jobs).flat_map(|spec| &spec.consumers) {
-        let place = format!("{jobs}/{}", spec.name);
-        let Some(found) = consumer_info(conn, &jobs, spec.name).await? else {
-            let message = format!("consumer {place} is gone: `tidemill setup {queue}` makes it");
-            return Err(Error::new(ErrorKind::NoConsumer, message).at(place));
-        };
-        let mut wanted = found.config.clone();
-        let Some(options) = wanted.as_object_mut() else { continue };
-        for drift in drift(&place, &spec.config, &found.config) {
-            if !drift.is_choice() {
-                options.insert(drift.option.clone(), spec.config[&drift.option].clone());
-            }
-        }
-        for option in NEVER_SET {
-            options.remove(option);
-        }
-        if wanted == found.config {
-            continue;
-        }
-        let verb = format!("CONSUMER.CREATE.{jobs}.{}.{}", spec.name, spec.filter);
-        let request = json!({ "stream_name": jobs, "config": wanted, "action": "update" });
-        match api::call::<Info>(conn, &verb, Some(&request)).await? {
-            Ok(_) => changed.push(place),
-            Err(error) => return Err(error.into_error(&format!("mend consumer {place}"))),
+    let mut mended = found.clone();
+    let Some(options) = mended.as_object_mut() else { return mended };
+    for drift in drift(place, &spec.config, found) {
+        if !drift.is_choice() {
+            options.insert(drift.option.clone(), spec.config[&drift.option].clone());
         }
     }
-    Ok(changed)
+    for option in NEVER_SET {
+        options.remove(option);
+    }
+    mended
 }
 
 fn cannot_create(what: &str, name: &str, error: ApiError) -> Error {
-    let hint = if matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES) {
-        ": lower the queue's size limits or raise the account's"
-    } else {
-        ""
-    };
-    error.into_error(&format!("create {what} {name}{hint}"))
+    let lacks_room = matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES);
+    let error = error.into_error(&format!("create {what} {name}"));
+    if !lacks_room {
+        return error;
+    }
+    let message = format!("{error}: lower the queue's size limits or raise the account's");
+    Error::new(error.kind(), message)
 }
 
 async fn stream_info(conn: &Connection, stream: &str) -> Result<Option<Info>> {

@@ -7,12 +7,13 @@ use tokio::time::{Instant, sleep};
 
 use super::Client;
 use super::completion::JobHandle;
+use super::enqueue::unless_full;
 use super::new_job::{NewJob, Ready};
 use super::resolve::{FIRST_PAUSE, LONGEST_PAUSE};
 use super::whereabouts::{Origin, Whereabouts};
 use crate::broker::{BatchMessage, Expect, MAX_BATCH, Published};
 use crate::error::{Error, ErrorKind, Result};
-use crate::token::RunId;
+use crate::token::{Queue, RunId};
 use crate::wire::{RecordKey, guard_subject};
 
 /// A batch that is checked and can be sent, as often as it takes.
@@ -32,6 +33,17 @@ struct Batch {
 enum Answers {
     Complete,
     Missing,
+}
+
+/// The error for a batch that nobody took, whether or not it can be seen why.
+fn nobody_took_it(queue: &Queue, error: Error) -> Error {
+    if !error.is_unknown() && !error.is_unavailable() {
+        return error;
+    }
+    let message = format!(
+        "the stream of queue {queue} takes no jobs just now, and nothing was stored: {error}"
+    );
+    Error::new(ErrorKind::Unavailable, message)
 }
 
 /// Jobs of a batch that are looked for at once.
@@ -60,13 +72,14 @@ impl Client {
         let times = self.whole.times(&queue);
         let published = match self.send_all(&batch).await {
             Err(error) if error.is_unavailable() => {
-                self.ensure_again(&queue, times).await?;
+                let made = self.ensure_again(&queue, times).await;
+                made.map_err(|error| nobody_took_it(&queue, error))?;
                 self.send_all(&batch).await
             }
             published => published,
         };
         match published {
-            Err(error) if error.is_unavailable() => Err(error),
+            Err(error) if error.is_unavailable() => Err(nobody_took_it(&queue, error)),
             published => self.settle_all(batch, published).await,
         }
     }
@@ -84,7 +97,11 @@ impl Client {
                 (false, _) => Expect::Anything,
             },
         });
-        self.conn.store_all(&id, messages.collect()).await
+        let stored = self.conn.store_all(&id, messages.collect()).await;
+        stored.map_err(|error| match batch.jobs.first() {
+            Some(first) => unless_full(&first.queue, error),
+            None => error,
+        })
     }
 
     /// Brings a batch that was sent to a known end. Where an answer is missing it is looked for, and

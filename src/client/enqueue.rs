@@ -11,6 +11,7 @@ use crate::broker::{Expect, Published};
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
 use crate::retry::Backoff;
+use crate::token::Queue;
 use crate::topology::JOB_HEADROOM_BYTES;
 use crate::wire::{guard_subject, job_subject};
 
@@ -123,7 +124,8 @@ impl Client {
 
     pub(crate) async fn publish(&self, job: &Ready, expect: Expect<'_>) -> Result<Published> {
         let subject = self.subject_of(job);
-        self.conn.store(subject, &job.headers, job.payload.clone(), expect).await
+        let stored = self.conn.store(subject, &job.headers, job.payload.clone(), expect).await;
+        stored.map_err(|error| unless_full(&job.queue, error))
     }
 
     pub(super) fn subject_of(&self, job: &Ready) -> String {
@@ -145,4 +147,16 @@ impl Client {
             ),
         ))
     }
+}
+
+/// Says of a queue that is full that it is.
+pub(super) fn unless_full(queue: &Queue, error: Error) -> Error {
+    if !error.is_full() {
+        return error;
+    }
+    let message = format!(
+        "queue {queue} is full: {error}; there is room again when workers have ended jobs, or its \
+         limits, or the account's, are raised"
+    );
+    Error::new(ErrorKind::Full, message)
 }

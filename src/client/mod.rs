@@ -2,6 +2,7 @@
 
 mod all;
 mod completion;
+mod due;
 mod enqueue;
 mod fence;
 mod follow;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 pub use completion::JobHandle;
+pub(crate) use due::{Due, Promotion};
 pub use enqueue::Enqueue;
 pub(crate) use fence::{Fence, fence};
 #[cfg(feature = "agent")]
@@ -169,6 +171,8 @@ impl Client {
                 format!(
                     "queue {queue} may be missing, and these credentials may not set it up: {error}"
                 )
+            } else if error.is_unavailable() || error.is_unknown() {
+                format!("whether queue {queue} is there cannot be seen just now: {error}")
             } else {
                 format!("queue {queue} cannot be set up: {error}")
             };
@@ -195,10 +199,10 @@ impl Client {
         Ok(report)
     }
 
-    /// Sets what tidemill relies on of a queue's lanes to what it should be.
-    pub(crate) async fn mend_lanes(&self, queue: &Queue) -> Result<()> {
+    /// Sets what tidemill relies on of a queue's consumers to what it should be.
+    pub(crate) async fn mend_consumers(&self, queue: &Queue) -> Result<()> {
         let Self { conn, namespace, queue_config, .. } = self;
-        for changed in broker::mend_lanes(conn, namespace, queue, queue_config).await? {
+        for changed in broker::mend_consumers(conn, namespace, queue, queue_config).await? {
             tracing::info!(%queue, changed, "mended");
         }
         Ok(())

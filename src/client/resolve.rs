@@ -110,7 +110,7 @@ impl Client {
                 Ok(Published::Stored(sequence)) => return Ok(handle(Some(sequence))),
                 Ok(Published::WrongLast(_) | Published::InFlight) => true,
                 Err(error) => {
-                    unless_lost(&mut job, error)?;
+                    rest.because_of(unless_lost(&mut job, error)?);
                     false
                 }
             };
@@ -118,7 +118,7 @@ impl Client {
             if is_refused && !may_be_stored {
                 return Ok(None);
             }
-            match self.look(&job, Origin::Producer).await? {
+            match self.look(&job, Origin::Producer, &mut rest).await? {
                 Step::Done(Settled::Before(there)) => return Ok(Some(there)),
                 Step::Send { .. } if is_refused => return Ok(None),
                 Step::SendBlindly => return Err(not_ours_to_see(&job)),
@@ -140,22 +140,22 @@ impl Client {
                         rest.take(&job).await?;
                     }
                     looks += 1;
-                    self.look(&job, origin).await?
+                    self.look(&job, origin, &mut rest).await?
                 }
-                Step::Send { expected } => self.send(&mut job, expected).await?,
+                Step::Send { expected } => self.send(&mut job, expected, &mut rest).await?,
                 Step::SendAgain => {
                     rest.take(&job).await?;
-                    self.send(&mut job, 0).await?
+                    self.send(&mut job, 0, &mut rest).await?
                 }
                 Step::SendBlindly => {
                     rest.take(&job).await?;
-                    self.send_blindly(&mut job).await?
+                    self.send_blindly(&mut job, &mut rest).await?
                 }
             };
         }
     }
 
-    async fn look(&self, job: &Ready, origin: Origin) -> Result<Step> {
+    async fn look(&self, job: &Ready, origin: Origin, rest: &mut Rest) -> Result<Step> {
         let before = |sequence| {
             let handle = JobHandle::new(self.clone(), job.key(), sequence);
             Step::Done(Settled::Before(handle))
@@ -170,12 +170,13 @@ impl Client {
             Err(error) if error.is_permission() => Step::SendBlindly,
             Err(error) => {
                 tracing::debug!(%error, "an enqueue cannot be looked for yet");
+                rest.because_of(error);
                 Step::Look
             }
         })
     }
 
-    async fn send(&self, job: &mut Ready, expected: u64) -> Result<Step> {
+    async fn send(&self, job: &mut Ready, expected: u64, rest: &mut Rest) -> Result<Step> {
         Ok(match self.publish_expecting(job, expected).await {
             Ok(Published::Stored(sequence)) => {
                 Step::Done(Settled::Stored(JobHandle::new(self.clone(), job.key(), Some(sequence))))
@@ -185,13 +186,13 @@ impl Client {
             Ok(Published::InFlight) if job.is_unique() => Step::SendAgain,
             Ok(Published::WrongLast(_) | Published::InFlight) => Step::Look,
             Err(error) => {
-                unless_lost(job, error)?;
+                rest.because_of(unless_lost(job, error)?);
                 Step::Look
             }
         })
     }
 
-    async fn send_blindly(&self, job: &mut Ready) -> Result<Step> {
+    async fn send_blindly(&self, job: &mut Ready, rest: &mut Rest) -> Result<Step> {
         let handle = |sequence| JobHandle::new(self.clone(), job.key(), Some(sequence));
         Ok(match self.publish_expecting(job, 0).await {
             Ok(Published::Stored(sequence)) => Step::Done(Settled::Stored(handle(sequence))),
@@ -202,7 +203,7 @@ impl Client {
             Ok(Published::WrongLast(_)) => return Err(not_ours_to_see(job)),
             Ok(Published::InFlight) => Step::SendBlindly,
             Err(error) => {
-                unless_lost(job, error)?;
+                rest.because_of(unless_lost(job, error)?);
                 Step::SendBlindly
             }
         })
@@ -250,16 +251,22 @@ impl Client {
 struct Rest {
     deadline: Instant,
     pause: Duration,
+    /// What it was last that kept it from its end.
+    last: Option<Error>,
 }
 
 impl Rest {
     fn new(at_most: Duration) -> Self {
-        Self { deadline: Instant::now() + at_most, pause: FIRST_PAUSE }
+        Self { deadline: Instant::now() + at_most, pause: FIRST_PAUSE, last: None }
+    }
+
+    fn because_of(&mut self, error: Error) {
+        self.last = Some(error);
     }
 
     async fn take(&mut self, job: &Ready) -> Result<()> {
         if Instant::now() >= self.deadline {
-            return Err(still_unknown(job));
+            return Err(still_unknown(job, self.last.take()));
         }
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
@@ -267,14 +274,15 @@ impl Rest {
     }
 }
 
-/// Passes on an error that tells what became of the job; after any other, it may be stored.
-fn unless_lost(job: &mut Ready, error: Error) -> Result<()> {
+/// Passes on an error that tells what became of the job; after any other, which it gives back, it may be
+/// stored.
+fn unless_lost(job: &mut Ready, error: Error) -> Result<Error> {
     if !error.is_unknown() && !error.is_unavailable() {
         return Err(error);
     }
     tracing::debug!(%error, "an enqueue is still unknown");
     job.may_be_stored();
-    Ok(())
+    Ok(error)
 }
 
 /// Passes on that these credentials may not look; another look-up that failed may go better.
@@ -286,15 +294,23 @@ fn may_not_see(job: &Ready, error: Error) -> Result<()> {
     Ok(())
 }
 
-fn still_unknown(job: &Ready) -> Error {
-    Error::new(
-        ErrorKind::Unknown,
-        format!(
-            "the broker does not say whether it has job {}: look for that id when it answers \
-             again, before you enqueue it anew",
-            job.id
-        ),
-    )
+fn still_unknown(job: &Ready, last: Option<Error>) -> Error {
+    let Ready { id, queue, .. } = job;
+    let why = match last {
+        None => String::new(),
+        Some(error) if error.kind() == ErrorKind::NoResponders => {
+            format!(" (the stream of queue {queue} takes no jobs, as where it has no leader)")
+        }
+        Some(error) if error.is_unknown() => {
+            format!(" (the stream of queue {queue} does not answer)")
+        }
+        Some(error) => format!(" ({error})"),
+    };
+    let message = format!(
+        "the broker does not say whether it has job {id}{why}: look for that id when it answers \
+         again, before you enqueue it anew"
+    );
+    Error::new(ErrorKind::Unknown, message)
 }
 
 fn not_ours_to_see(job: &Ready) -> Error {

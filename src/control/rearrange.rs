@@ -15,6 +15,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use tokio::time::sleep;
 
+use super::destination::{Destination, Move, Standing, destination};
 use crate::broker::{Expect, Published};
 use crate::client::{Client, Copied, Ready, Settled};
 use crate::error::{Error, ErrorKind, Result};
@@ -28,14 +29,6 @@ use crate::wire::{Headers, JobCopy, RecordKey, RunningJob, guard_subject, timer_
 const LOOKS: usize = 20;
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// What is to be other than it is.
-#[derive(Clone, Copy, Debug)]
-enum Change {
-    Now,
-    At(Time),
-    Lane(Priority),
-}
-
 impl Client {
     /// Lets the unfinished runs of an id run now: those that are scheduled or back off, and are not
     /// running. How many there were.
@@ -44,7 +37,7 @@ impl Client {
     /// `is_not_found` where the queue has no such job, `is_invalid` where it is running, `is_full`
     /// where the queue has no room, `is_permission` where these credentials may not move it.
     pub async fn run_now(&self, queue: &Queue, kind: Option<&Kind>, id: &JobId) -> Result<usize> {
-        self.change(queue, kind, id, Change::Now).await
+        self.change(queue, kind, id, Move::Now).await
     }
 
     /// Lets the unfinished runs of an id run at another time; how many there were.
@@ -59,7 +52,7 @@ impl Client {
         id: &JobId,
         time: DateTime<Utc>,
     ) -> Result<usize> {
-        self.change(queue, kind, id, Change::At(time)).await
+        self.change(queue, kind, id, Move::At(time)).await
     }
 
     /// Gives the unfinished runs of an id another priority; how many there were.
@@ -73,7 +66,32 @@ impl Client {
         id: &JobId,
         priority: Priority,
     ) -> Result<usize> {
-        self.change(queue, kind, id, Change::Lane(priority)).await
+        self.change(queue, kind, id, Move::To(priority)).await
+    }
+
+    /// How many runs of an id [`Client::run_now`], [`Client::reschedule`] or [`Client::set_priority`]
+    /// would move; nothing is moved.
+    ///
+    /// # Errors
+    /// Theirs, but for the rights that only moving shows.
+    pub async fn plan_move(
+        &self,
+        queue: &Queue,
+        kind: Option<&Kind>,
+        id: &JobId,
+        by: Move,
+    ) -> Result<usize> {
+        let found = self.find(queue, kind, id).await?;
+        if found.is_empty() {
+            return Err(self.none_unfinished(queue, kind, id).await?);
+        }
+        let running = self.running_among(&found).await?;
+        let runs = by_run(found);
+        for Holders { youngest, .. } in &runs {
+            let (was_due, used) = self.standing(youngest, &running).await?;
+            destination(standing_of(youngest, was_due, used), by, self.clock().now())?;
+        }
+        Ok(runs.len())
     }
 
     async fn change(
@@ -81,7 +99,7 @@ impl Client {
         queue: &Queue,
         kind: Option<&Kind>,
         id: &JobId,
-        change: Change,
+        by: Move,
     ) -> Result<usize> {
         let mut moved = HashSet::new();
         for _ in 0..LOOKS {
@@ -89,7 +107,7 @@ impl Client {
             if found.is_empty() && moved.is_empty() {
                 return Err(self.none_unfinished(queue, kind, id).await?);
             }
-            if self.move_all(found, change, &mut moved).await? {
+            if self.move_all(found, by, &mut moved).await? {
                 return Ok(moved.len());
             }
             sleep(LOOK_AGAIN).await;
@@ -116,7 +134,7 @@ impl Client {
     async fn move_all(
         &self,
         found: Vec<Found>,
-        change: Change,
+        by: Move,
         moved: &mut HashSet<RunId>,
     ) -> Result<bool> {
         let running = self.running_among(&found).await?;
@@ -125,7 +143,7 @@ impl Client {
             if moved.contains(&youngest.key.run) {
                 continue;
             }
-            if self.move_found(&youngest, &older, change, &running).await? {
+            if self.move_found(&youngest, &older, by, &running).await? {
                 moved.insert(youngest.key.run.clone());
             } else {
                 is_all = false;
@@ -139,67 +157,55 @@ impl Client {
         &self,
         found: &Found,
         older: &[Found],
-        change: Change,
+        by: Move,
         running: &[RunningJob],
     ) -> Result<bool> {
+        let (was_due, used) = self.standing(found, running).await?;
+        let to = destination(standing_of(found, was_due, used), by, self.clock().now())?;
+        for older in older {
+            self.delete_source(older).await?;
+        }
+        self.move_one(found, to, used).await
+    }
+
+    /// Until when a job is put off, if it is, and how many attempts it has used.
+    async fn standing(&self, found: &Found, running: &[RunningJob]) -> Result<(Option<Time>, u32)> {
         let ledger = self.ledger(&found.key).await?;
         let used = ledger.last().map_or(0, |last| last.used());
         let used = used.max(found.options.attempts_used.unwrap_or(0));
         let now = self.now(&found.key.queue).await;
-        let was_due = match state_of(found, &ledger, running, now) {
-            JobState::Running(running) => {
-                return Err(Error::invalid(format!(
-                    "job {} is running on {}: cancel it, or let it end",
-                    found.key.id, running.worker
-                )));
-            }
-            JobState::Scheduled(due) | JobState::BackingOff(due) => Some(due),
-            JobState::Waiting | JobState::Ended(_) => None,
-        };
-        for older in older {
-            self.delete_source(older).await?;
+        match state_of(found, &ledger, running, now) {
+            JobState::Running(running) => Err(Error::invalid(format!(
+                "job {} is running on {}: cancel it, or let it end",
+                found.key.id, running.worker
+            ))),
+            JobState::Scheduled(due) | JobState::BackingOff(due) => Ok((Some(due), used)),
+            JobState::Waiting | JobState::Ended(_) => Ok((None, used)),
         }
-        self.move_one(found, change, used, was_due).await
     }
 
-    /// Moves a job that is put off until `was_due`, or waits; `false` if it has moved meanwhile.
-    async fn move_one(
-        &self,
-        found: &Found,
-        change: Change,
-        used: u32,
-        was_due: Option<Time>,
-    ) -> Result<bool> {
-        let (lane, due) = match change {
-            Change::Now => (found.priority, None),
-            Change::At(time) => (found.priority, Some(time)),
-            Change::Lane(lane) => (lane, was_due),
-        };
-        let due = due.filter(|due| *due > self.clock().now());
-        if lane == found.priority && due == was_due {
-            return Ok(true);
-        }
+    /// Moves a job; `false` if it has moved meanwhile.
+    async fn move_one(&self, found: &Found, to: Destination, used: u32) -> Result<bool> {
         let copy = JobCopy {
             key: &found.key,
-            lane,
+            lane: found.priority,
             headers: &found.headers,
             attempts_used: used,
             enqueued_at: found.enqueued_at().unwrap_or_else(|| self.clock().now()),
             run_after: None,
         };
-        match due {
-            None => self.put_on_lane(found, copy).await,
-            Some(due) if found.options.unique.is_none() => {
+        match to {
+            Destination::Here => Ok(true),
+            Destination::Lane(lane) => self.put_on_lane(found, JobCopy { lane, ..copy }).await,
+            Destination::LaneUntil(lane, due) => {
+                self.put_on_lane(found, JobCopy { lane, run_after: Some(due), ..copy }).await
+            }
+            Destination::Timer(lane, due) => {
                 // It wakes to see that it has expired, which counts until its first attempt.
                 let expiry = found.options.expires_at.filter(|expiry| used == 0 && *expiry < due);
-                let copy = JobCopy { run_after: expiry.map(|_| due), ..copy };
+                let copy = JobCopy { lane, run_after: expiry.map(|_| due), ..copy };
                 self.set_timer(found, copy, expiry.unwrap_or(due)).await
             }
-            Some(_) if used > 0 => Err(Error::invalid(format!(
-                "job {} is unique and has been tried: it stays on its lane until its next attempt",
-                found.key.id
-            ))),
-            Some(due) => self.put_on_lane(found, JobCopy { run_after: Some(due), ..copy }).await,
         }
     }
 
@@ -292,6 +298,10 @@ impl Client {
         self.conn().delete(&found.stream, found.sequence).await?;
         Ok(true)
     }
+}
+
+fn standing_of(found: &Found, was_due: Option<Time>, used: u32) -> Standing<'_> {
+    Standing { id: &found.key.id, lane: found.priority, options: &found.options, was_due, used }
 }
 
 /// The messages that hold a run.

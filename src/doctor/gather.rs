@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use serde_json::Value;
+use tokio::time::sleep;
 
 use super::judge::{self, Role};
 use super::{Finding, Severity};
@@ -11,12 +11,17 @@ use crate::broker::{AckSubject, Expect, Start, announced_kinds};
 use crate::client::Client;
 use crate::error::{Error, ErrorKind, Result};
 use crate::priority::Priority;
+use crate::stuck::Outlet;
 use crate::token::{Kind, Queue};
-use crate::topology::{DUE, StreamNames};
+use crate::topology::StreamNames;
 use crate::wire::{Headers, RecordKind};
 
 /// How many of the oldest jobs are looked at for their kinds.
 const KINDS_OF: usize = 256;
+
+/// How often it is looked at until nothing moves meanwhile, and the pause before.
+const LOOKS: usize = 10;
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// A sequence that no subject's last message has.
 const NEVER: u64 = i64::MAX as u64;
@@ -78,7 +83,10 @@ impl Client {
         found.extend(self.examine_reach(queue, &streams).await?);
         // One option may be told of by what is wanted and by what is bad in itself.
         let mut told = HashSet::new();
-        found.retain(|finding| told.insert((finding.code, finding.place.clone())));
+        found.retain(|finding| {
+            !judge::is_of_one_option(finding.code)
+                || told.insert((finding.code, finding.place.clone()))
+        });
         Ok(found)
     }
 
@@ -99,18 +107,16 @@ impl Client {
         queue: &Queue,
         streams: &StreamNames,
     ) -> Result<Vec<Finding>> {
-        let nanos = |config: &Value, option: &str| {
-            Duration::from_nanos(config[option].as_u64().unwrap_or_default())
-        };
         let mut found = Vec::new();
         let mut ack_wait = Duration::ZERO;
         for (stream, consumer) in consumers(streams) {
             let Some(facts) = self.conn().consumer_facts(stream, consumer).await? else { continue };
             found.extend(judge::consumer(queue, &format!("{stream}/{consumer}"), &facts));
-            ack_wait = ack_wait.max(nanos(&facts.config, "ack_wait"));
+            ack_wait = ack_wait.max(facts.ack_wait());
         }
         if let Some(results) = self.conn().stream_facts(&streams.results).await? {
-            let max_age = nanos(&results.config, "max_age");
+            let max_age = results.config["max_age"].as_u64().unwrap_or_default();
+            let max_age = Duration::from_nanos(max_age);
             found.extend(judge::memory(&streams.results, max_age, ack_wait));
         }
         Ok(found)
@@ -163,6 +169,13 @@ impl Client {
         let tried = self.try_publish(format!("{ns}.jobs.{queue}.normal._._")).await;
         let what_for = "a worker could not bring jobs back whose time has come";
         lacks(tried, format!("{ns}.jobs.{queue}.>"), what_for);
+        for stream in [&streams.jobs, &streams.timers, &streams.results, &streams.attempts] {
+            let what_for = "a worker could not look up what became of a job";
+            let tried = conn.last_of_leader(stream, "_").await.map(drop);
+            lacks(tried, format!("$JS.API.STREAM.MSG.GET.{stream}"), what_for);
+            let tried = conn.batch(stream, "_", Start::Sequence(1), 1).await.map(drop);
+            lacks(tried, format!("$JS.API.DIRECT.GET.{stream}"), what_for);
+        }
         for (stream, consumer) in consumers(streams) {
             let place = format!("{stream}.{consumer}");
             let tried = conn.try_pull(stream, consumer).await;
@@ -181,14 +194,36 @@ impl Client {
     }
 
     async fn examine_reach(&self, queue: &Queue, streams: &StreamNames) -> Result<Vec<Finding>> {
-        let reach = self.reach(queue).await?;
-        let stuck =
-            reach.stuck.iter().filter(|(_, count)| *count > 0).map(|(lane, count)| {
-                judge::stuck(queue, &format!("{}/{lane}", streams.jobs), *count)
-            });
-        let uncovered =
-            (reach.uncovered > 0).then(|| judge::uncovered(&streams.jobs, reach.uncovered));
+        let counts = self.count_stuck(queue).await?;
+        let stuck = counts.into_iter().filter(|(_, count)| *count > 0).map(|(outlet, count)| {
+            let place = format!("{}/{}", outlet.stream(streams), outlet.consumer());
+            judge::stuck(queue, &place, count)
+        });
+        let uncovered = match self.uncovered(queue, &streams.jobs).await {
+            Ok(uncovered) => uncovered,
+            Err(error) if error.is_not_found() => 0,
+            Err(error) => return Err(error),
+        };
+        let uncovered = (uncovered > 0).then(|| judge::uncovered(&streams.jobs, uncovered));
         Ok(stuck.chain(uncovered).collect())
+    }
+
+    /// How many messages are on subjects of no lane, at a moment at which nothing came or went: jobs
+    /// that end while they are counted are none of them. Where it never stands still, none are told.
+    async fn uncovered(&self, queue: &Queue, jobs: &str) -> Result<u64> {
+        for _ in 0..LOOKS {
+            let before = self.conn().stream_state(jobs, None).await?;
+            let mut on_lanes = 0;
+            for lane in Priority::ALL {
+                on_lanes += self.messages_on(queue, Outlet::Lane(lane)).await?;
+            }
+            let uncovered = before.messages.saturating_sub(on_lanes);
+            if uncovered == 0 || before.is_as(&self.conn().stream_state(jobs, None).await?) {
+                return Ok(uncovered);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+        Ok(0)
     }
 }
 
@@ -207,6 +242,5 @@ fn role_of(streams: &StreamNames, name: &str) -> Option<Role> {
 }
 
 fn consumers(streams: &StreamNames) -> impl Iterator<Item = (&str, &str)> {
-    let lanes = Priority::ALL.map(|lane| (streams.jobs.as_str(), lane.as_str()));
-    lanes.into_iter().chain([(streams.timers.as_str(), DUE)])
+    Outlet::ALL.into_iter().map(|outlet| (outlet.stream(streams), outlet.consumer()))
 }

@@ -1,18 +1,15 @@
 //! What is not as it should be with a broker and a queue, and what to do about each: gathered from the
 //! broker (`gather`), judged by pure functions (`judge`). Jobs that no consumer reaches any more are
-//! found (`stuck`) and brought back (`revive`).
+//! brought back (`revive`).
 
 mod gather;
 mod judge;
 mod revive;
-mod stuck;
 
 use std::fmt;
 
 use serde::Serialize;
 
-pub use self::revive::Revived;
-pub use self::stuck::{StuckJob, StuckJobs};
 use crate::token::Queue;
 
 /// How bad a finding is.
@@ -50,7 +47,7 @@ impl fmt::Display for Severity {
 pub struct Finding {
     /// How bad it is.
     pub severity: Severity,
-    /// What it is, in one word for programs, such as `consumer_missing`.
+    /// What it is, in one word for programs, such as `consumer_missing`: one of [`Finding::CODES`].
     pub code: &'static str,
     /// The queue that it is about; `None` where it is about the broker.
     pub queue: Option<Queue>,
@@ -70,6 +67,35 @@ impl fmt::Display for Finding {
 }
 
 impl Finding {
+    /// All codes, which stay as they are: programs go by them.
+    pub const CODES: [&'static str; 25] = [
+        "account_nearly_full",
+        "backoff",
+        "clock_differs",
+        "consumer_differs",
+        "consumer_missing",
+        "filter_subject",
+        "max_ack_pending",
+        "max_deliver",
+        "no_leader",
+        "no_worker",
+        "one_replica",
+        "paused",
+        "persist_mode_async",
+        "replica_behind",
+        "results_too_short",
+        "right_missing",
+        "server_has_known_bugs",
+        "server_lacks",
+        "stream_differs",
+        "stream_full",
+        "stream_missing",
+        "stream_nearly_full",
+        "stuck_jobs",
+        "subjects_uncovered",
+        "sync_interval_unknown",
+    ];
+
     fn new(
         severity: Severity,
         code: &'static str,
@@ -77,6 +103,7 @@ impl Finding {
         what: impl Into<String>,
         fix: impl Into<String>,
     ) -> Self {
+        debug_assert!(Self::CODES.contains(&code), "{code} is none of the codes that are told");
         let (place, what, fix) = (place.into(), what.into(), fix.into());
         Self { severity, code, queue: None, place, what, fix }
     }

@@ -205,7 +205,8 @@ impl Client {
         Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })
     }
 
-    pub(super) fn read_timer(&self, queue: &Queue, stored: Stored) -> Option<Found> {
+    /// A message of the timers stream.
+    pub(crate) fn read_timer(&self, queue: &Queue, stored: Stored) -> Option<Found> {
         let ns = self.namespace();
         let Stored { subject, sequence, headers, payload, stored } = stored;
         let timer = parse_timed("timers", ns, &subject);

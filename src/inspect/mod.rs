@@ -30,8 +30,8 @@ use crate::wire::{
 /// How long to wait for one more worker's answer, when all jobs are asked for that run.
 const STALL: Duration = Duration::from_millis(300);
 
-/// The same where one job is asked for: on the answer rests whether it is moved, or told as waiting.
-const STALL_OF_ONE: Duration = Duration::from_secs(1);
+/// The same where on the answer rests whether a job is moved, or told as waiting.
+const STALL_OF_MOVED: Duration = Duration::from_secs(1);
 
 /// A job as it stands just now.
 #[derive(Clone, Debug)]
@@ -89,6 +89,11 @@ impl Client {
         self.ask_what_runs(queue, &RunningRequest::default(), STALL, usize::MAX).await
     }
 
+    /// The same, where on the answers rests whether jobs are moved: slow workers are waited for.
+    pub(crate) async fn running_for_certain(&self, queue: &Queue) -> Result<Vec<RunningJob>> {
+        self.ask_what_runs(queue, &RunningRequest::default(), STALL_OF_MOVED, usize::MAX).await
+    }
+
     /// Which of an id's runs are running just now; as soon as so many are told of, none else is
     /// waited for.
     pub(crate) async fn running_of(
@@ -98,7 +103,7 @@ impl Client {
         at_most: usize,
     ) -> Result<Vec<RunningJob>> {
         let request = RunningRequest { id: Some(id.clone()) };
-        self.ask_what_runs(queue, &request, STALL_OF_ONE, at_most).await
+        self.ask_what_runs(queue, &request, STALL_OF_MOVED, at_most).await
     }
 
     /// Which of these are running just now, all of one id.

@@ -90,7 +90,7 @@ impl Shared {
         let headers = firing.headers.clone();
         let job = Ready { queue, priority, kind, id, run, headers, payload };
         let stored = self.client.store_once(job).await?;
-        self.note(&firing, now, stored.is_duplicate()).await
+        self.client.note_fired(&firing, now, stored.is_duplicate()).await
     }
 }
 

@@ -28,6 +28,7 @@ mod settle;
 #[cfg(test)]
 mod simulation;
 mod steps;
+mod stuck;
 mod timing;
 mod together;
 mod unknown;
@@ -191,6 +192,7 @@ impl Worker {
         for queue in 0..shared.queues.len() {
             fetching.spawn(promote::run(shared.clone(), queue));
             fetching.spawn(catch_up::run(shared.clone(), queue));
+            fetching.spawn(stuck::run(shared.clone(), queue, ack_wait));
         }
         tracing::info!(worker = announcement.worker, "working");
         Ok(Running::new(running::Parts {

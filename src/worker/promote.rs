@@ -31,12 +31,10 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use super::health::Part;
 use super::pause::Pause;
-use crate::broker::{Broken, Delivery, Expect, Pulled, Puller, consumer_born};
-use crate::client::{Copied, Ready, Settled};
+use crate::broker::{Broken, Delivery, Pulled, Puller, Stored, consumer_born};
+use crate::client::{Copied, Due, Promotion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topology::DUE;
-use crate::wire::time::Time;
-use crate::wire::{Fired, Firing, Headers, RecordKey, fired_subject, name, parse_due};
 
 /// Timers asked for at once, and promoted at once.
 const BATCH: usize = 256;
@@ -201,36 +199,19 @@ impl Promoter {
     }
 }
 
-/// What a timer or a cron entry has put out.
-struct Out {
-    job: Ready,
-    /// Where it is of a cron entry.
-    firing: Option<Firing>,
-    at: Time,
-    sequence: u64,
-    delivered: u64,
-}
-
-/// What became of what was due.
-enum Promotion {
-    /// It is on its lane, or further.
-    Done,
-    /// What its timer was set from is still on a lane.
-    BeingMoved,
-    /// Another run of its unique id is there.
-    KeptOut,
-}
-
 impl Shared {
     /// Puts a job whose time has come into its lane, then takes the timer away.
     async fn promote(&self, delivery: Delivery) -> Result<()> {
-        let ack = delivery.ack.clone();
-        let Some(out) = self.read_out(delivery) else {
+        let Delivery { subject, headers, payload, sequence, delivered, stored, ack, .. } = delivery;
+        let copied = if delivered > 1 { Copied::Perhaps } else { Copied::Never };
+        let message = Stored { subject, sequence, headers, payload, stored: Some(stored) };
+        let subject = message.subject.clone();
+        let Some(due) = self.client.read_due(message) else {
+            tracing::warn!(subject, "what is due there is no job");
             return ack.nak_confirmed(&self.conn, UNREADABLE).await;
         };
-        let id = out.job.id.clone();
-        let delivered = out.delivered;
-        let problem = match timeout(LIMIT, self.put_on_lane(out)).await {
+        let id = due.job.id.clone();
+        let problem = match timeout(LIMIT, self.put_on_lane(due, copied)).await {
             // Acked for certain: a timer that came again after its run had been parked anew would
             // cost a look.
             Ok(Ok(Promotion::Done)) => return ack.ack_confirmed(&self.conn).await,
@@ -251,55 +232,11 @@ impl Shared {
         ack.nak_confirmed(&self.conn, delay).await
     }
 
-    async fn put_on_lane(&self, out: Out) -> Result<Promotion> {
-        let Out { job, firing, at, sequence, delivered } = out;
-        if let Some(firing) = firing {
-            let stored = self.client.store_once(job).await?;
-            self.note(&firing, at, stored.is_duplicate()).await?;
-            return Ok(Promotion::Done);
-        }
+    async fn put_on_lane(&self, due: Due, copied: Copied) -> Result<Promotion> {
         // That is on record already, and whoever cancelled it looks for what is left of it.
-        if self.cancelled.contains(&job.key()) {
+        if due.is_of_timer() && self.cancelled.contains(&due.job.key()) {
             return Ok(Promotion::Done);
         }
-        let copied = if delivered > 1 { Copied::Perhaps } else { Copied::Never };
-        Ok(match self.client.store_promoted(job, sequence, copied).await? {
-            Settled::Stored(_) | Settled::Before(_) => Promotion::Done,
-            Settled::Duplicate(_) => Promotion::KeptOut,
-            Settled::BeingMoved => Promotion::BeingMoved,
-        })
-    }
-
-    /// The job in what has come out; `None` if there is none.
-    fn read_out(&self, delivery: Delivery) -> Option<Out> {
-        let Delivery { subject, headers, payload, sequence, delivered, stored: at, .. } = delivery;
-        let Some((priority, timer)) = parse_due(&self.namespace, &subject) else {
-            tracing::warn!(subject, "what is due there is no job");
-            return None;
-        };
-        let firing = Firing::read(&self.namespace, &headers, sequence, at);
-        let (key, headers) = match &firing {
-            Some(firing) => (firing.run.clone(), firing.headers.clone()),
-            None => {
-                let mut headers = headers.for_copy();
-                headers.set(name::RUN, timer.run.as_str());
-                (timer, headers)
-            }
-        };
-        let RecordKey { queue, kind, id, run } = key;
-        let job = Ready { queue, priority, kind, id, run, headers, payload };
-        Some(Out { job, firing, at, sequence, delivered })
-    }
-
-    /// Notes the last firing of a cron entry: for people to see, and for `catch_up`.
-    pub(super) async fn note(&self, firing: &Firing, at: Time, skipped: bool) -> Result<()> {
-        if skipped {
-            tracing::info!(cron = %firing.name, "left out: an earlier job of it is unfinished");
-        }
-        let subject = fired_subject(&self.namespace, &firing.run.queue, Some(&firing.name));
-        let headers: Headers = [(name::ROLLUP, "sub")].into_iter().collect();
-        let fired = Fired::new(firing, at, skipped);
-        let body = serde_json::to_vec(&fired).unwrap_or_default().into();
-        self.conn.store(subject, &headers, body, Expect::Anything).await.map(drop)
+        self.client.promote(due, copied).await
     }
 }

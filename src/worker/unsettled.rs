@@ -48,7 +48,8 @@ impl QueueState {
         std::mem::take(&mut *self.unsettled.unsaid.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn keep_unsaid(&self, acks: impl Iterator<Item = AckSubject>) {
+    /// Keeps acks that could not be sent.
+    pub(super) fn keep_unsaid(&self, acks: impl Iterator<Item = AckSubject>) {
         let mut unsaid = self.unsettled.unsaid.lock().unwrap_or_else(PoisonError::into_inner);
         let room = MAX_UNSAID.saturating_sub(unsaid.len());
         unsaid.extend(acks.take(room));
@@ -145,6 +146,7 @@ pub(super) fn has_no_place(error: &Error) -> bool {
         | TroubleKind::ConsumerMissing
         | TroubleKind::NotAnswering
         | TroubleKind::Refused
-        | TroubleKind::LeasesLost => false,
+        | TroubleKind::LeasesLost
+        | TroubleKind::JobsStuck => false,
     }
 }

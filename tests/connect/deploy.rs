@@ -9,7 +9,7 @@ use futures_util::{StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use tidemill::{
     Client, CronJob, CronName, DeadFilter, Error, Handler, Job, JobContext, JobError, JobFilter,
-    JobId, NewJob, Priority, Queue, RecordFilter, Running, Since, Status, Worker,
+    JobId, NewJob, Priority, Queue, QueueConfig, RecordFilter, Running, Since, Status, Worker,
 };
 use tokio::time::timeout;
 
@@ -387,4 +387,57 @@ async fn at_rest_nothing_is_in_the_clear() {
     let client = Client::connect(crate::support::to(open.url())).await.expect("connects");
     client.enqueue(payload()).await.expect("stored");
     assert!(holds(open.data_dir(), PLAIN));
+}
+
+/// A queue whose leases are short, so that its workers look often.
+async fn site_of_short_leases() -> Site {
+    let site = Site::start("").await;
+    let mut config = QueueConfig::default();
+    config.ack_wait = Duration::from_secs(1);
+    let provisioner = site.client(Provisioner).await.with_queue_config(config);
+    provisioner.ensure_queue(&queue()).await.expect("made");
+    site
+}
+
+/// Changes the filter of the normal lane's consumer, by hand.
+async fn filter(site: &Site, subjects: &str) {
+    let nats = site.raw(Provisioner).await.nats;
+    let info = nats.request("$JS.API.CONSUMER.INFO.TIDEMILL_JOBS_default.normal", "".into()).await;
+    let info: serde_json::Value =
+        serde_json::from_slice(&info.expect("an answer").payload).expect("JSON");
+    let mut config = info["config"].clone();
+    config["filter_subject"] = subjects.into();
+    let request = serde_json::json!({
+        "stream_name": "TIDEMILL_JOBS_default", "config": config, "action": "update",
+    });
+    let create = format!("$JS.API.CONSUMER.CREATE.TIDEMILL_JOBS_default.normal.{subjects}");
+    let answer = nats.request(create, request.to_string().into()).await.expect("an answer");
+    let answer = String::from_utf8_lossy(&answer.payload).into_owned();
+    assert!(!answer.contains("error"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_worker_brings_back_what_is_stuck_with_no_more_than_its_rights() {
+    let site = site_of_short_leases().await;
+    let worker = start_working(&site).await;
+    let operator = site.client(Operator).await;
+    filter(&site, "tidemill.jobs.default.normal.ping.>").await;
+    let stuck = operator.enqueue(mail().id("stuck")).await.expect("stored");
+    // What the filter lets through moves the consumer on; it goes when it was seen.
+    let behind = operator.enqueue(Ping).id("behind").await.expect("stored");
+    eventually("the consumer has passed both", || async {
+        let info = operator.queue_info(&queue()).await.expect("may look");
+        info.lanes.iter().all(|lane| lane.waiting == 0)
+    })
+    .await;
+    operator.cancel(&queue(), None, behind.id(), "seen").await.expect("may");
+    filter(&site, "tidemill.jobs.default.normal.>").await;
+    let end = stuck.completion_within(PATIENCE).await.expect("it is brought back");
+    assert_eq!((end.status, end.attempt), (Status::Done, 1));
+    eventually("nothing is left", || async {
+        operator.queue_info(&queue()).await.expect("may look").is_empty()
+    })
+    .await;
+    assert!(worker.health().troubles.is_empty(), "{:?}", worker.health());
+    worker.drain().await;
 }

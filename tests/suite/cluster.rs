@@ -182,3 +182,49 @@ async fn no_verb_takes_what_a_replica_lacks_for_missing() {
     let (_, thawed) = tokio::join!(join_all(asks), lagging.thaw());
     thawed.expect("thaws");
 }
+
+/// What is told of an enqueue that nobody took.
+fn says_what_is_so(error: &tidemill::Error) {
+    let text = error.to_string();
+    assert!(!text.contains("set up") && text.contains("stream"), "{text}");
+}
+
+#[tokio::test]
+async fn an_enqueue_without_a_quorum_says_that_the_stream_is_silent() {
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let mut config = QueueConfig::default();
+    (config.replicas, config.ack_wait) = (3, Duration::from_secs(1));
+    let client = connect(cluster.node(0).url()).await.with_queue_config(config);
+    client.enqueue(numbered(0)).await.expect("stored");
+    for node in [1, 2] {
+        cluster.kill(node).await.expect("kills");
+    }
+    for n in 1..4 {
+        let error = client.enqueue(numbered(n)).await.expect_err("no quorum");
+        assert!(error.is_unknown(), "{error:?}");
+        says_what_is_so(&error);
+    }
+    let all = client.enqueue_all([numbered(4), numbered(5)]).await.expect_err("no quorum");
+    assert!(all.is_unavailable() || all.is_unknown(), "{all:?}");
+    says_what_is_so(&all);
+}
+
+#[tokio::test]
+async fn an_enqueue_to_a_stream_whose_only_server_is_down_says_so() {
+    let cluster = Cluster::start(3).await.expect("a cluster");
+    let mut config = QueueConfig::default();
+    config.ack_wait = Duration::from_secs(1);
+    let client = connect(cluster.node(0).url()).await.with_queue_config(config.clone());
+    client.enqueue(numbered(0)).await.expect("stored");
+    let leader = leader_of(&cluster, "TIDEMILL_JOBS_default").await;
+    cluster.kill(leader).await.expect("kills");
+    let client = connect(cluster.node((leader + 1) % 3).url()).await.with_queue_config(config);
+    for n in 1..3 {
+        let error = client.enqueue(numbered(n)).await.expect_err("nobody is there");
+        assert!(error.is_unknown(), "{error:?}");
+        says_what_is_so(&error);
+    }
+    let all = client.enqueue_all([numbered(4), numbered(5)]).await.expect_err("nobody is there");
+    assert!(all.is_unavailable(), "{all:?}");
+    says_what_is_so(&all);
+}

@@ -28,6 +28,7 @@ mod refusals;
 mod sealed;
 mod share;
 mod signed;
+mod stuck;
 mod support;
 mod trouble;
 mod unique;

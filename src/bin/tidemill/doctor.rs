@@ -14,8 +14,13 @@ Each finding is a note, a warning or an error, with the line that mends it. Noth
 --revive. The exit code is 1 where there is an error.
 
 Jobs are stuck that no consumer reaches any more, as after its filter or max_deliver was changed by
-hand. --revive mends such options and puts stuck jobs on their lanes again, with the attempts that they
-have used; where workers may have some of them, the lane is paused for a few seconds to be certain.";
+hand; running workers bring most of them back by themselves. --revive mends such options and puts stuck
+jobs, those that have come due among them, on their lanes again, with the attempts that they have used;
+where workers may have some of them, the lane is paused for a few seconds to be certain.
+
+With --json, `code` is one word for each kind of finding, and `done` what became of a stuck job: moved,
+cleared (it had ended or been copied), gone, kept_out (another job of its unique key is there) or
+being_moved (what its timer was set from is still on a lane); null with --dry-run.";
 
 /// Find what is not as it should be with the broker and its queues, and what to do about it.
 #[derive(Debug, Args)]
@@ -95,9 +100,9 @@ async fn would_revive(global: &Global, client: &Client, queues: &[Queue]) -> any
         must_exist(client, queue).await?;
         let stuck = client.stuck_jobs(queue).await?;
         for job in &stuck.jobs {
-            show(global, job, "would be brought back")?;
+            show(global, job, None)?;
         }
-        if stuck.untold > 0 && !global.json {
+        if stuck.untold > 0 {
             output::to_stderr(&format!(
                 "{} more of queue {queue} cannot be told yet from those that workers have or that \
                  back off: --revive pauses their lane for some seconds to find out",
@@ -114,7 +119,7 @@ async fn revive(global: &Global, client: &Client, queues: &[Queue]) -> anyhow::R
         must_exist(client, queue).await?;
         for (job, revived) in client.revive_stuck(queue).await? {
             moved += usize::from(revived == Revived::Moved);
-            show(global, &job, told(revived))?;
+            show(global, &job, Some(revived))?;
         }
     }
     if !global.json {
@@ -136,17 +141,20 @@ fn told(revived: Revived) -> &'static str {
         Revived::Cleared => "had ended or been copied: cleared away",
         Revived::Gone => "had gone",
         Revived::KeptOut => "stays: another job of its unique key is there",
-        _ => "done",
+        Revived::BeingMoved => "stays: what its timer was set from is still on a lane",
+        other => other.as_str(),
     }
 }
 
-fn show(global: &Global, job: &StuckJob, told: &str) -> anyhow::Result<()> {
-    let StuckJob { queue, kind, id, run, priority, sequence, .. } = job;
+/// Shows a job and what became of it; `None` where that was not asked for.
+fn show(global: &Global, job: &StuckJob, revived: Option<Revived>) -> anyhow::Result<()> {
+    let StuckJob { queue, kind, id, run, priority, stream, sequence, .. } = job;
     if global.json {
         return output::json(&json!({
             "queue": queue, "kind": kind, "id": id, "run": run, "priority": priority,
-            "seq": sequence, "done": told,
+            "stream": stream, "seq": sequence, "done": revived,
         }));
     }
+    let told = revived.map_or("would be brought back", told);
     Ok(output::line(&format!("{told}: {id} ({kind}, {priority}, sequence {sequence})"))?)
 }

@@ -130,7 +130,10 @@ pub(in crate::doctor) fn stuck(queue: &Queue, place: &str, count: u64) -> Findin
         Severity::Error,
         "stuck_jobs",
         place,
-        format!("{count} jobs are beyond the reach of its consumer: nobody will get them"),
+        format!(
+            "{count} jobs are beyond the reach of its consumer: nobody gets them before they are \
+             brought back"
+        ),
         format!("tidemill doctor {queue} --revive"),
     )
 }

@@ -9,6 +9,11 @@ pub(super) use self::server::{clock, server};
 pub(super) use self::stream::{Role, drifted, missing, stream};
 use super::Severity;
 
+/// Whether findings of this code at one place are all about one option.
+pub(super) fn is_of_one_option(code: &str) -> bool {
+    matches!(code, "backoff" | "filter_subject" | "max_ack_pending" | "max_deliver")
+}
+
 /// From this share of a limit on it is told.
 const NEARLY_PERCENT: u64 = 80;
 

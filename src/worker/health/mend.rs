@@ -1,6 +1,7 @@
 //! What is done about troubles: jobs that could not be settled are not started, what is missing is made
 //! where this worker may, and what no part would try by itself is tried.
 
+use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,8 +113,10 @@ pub(in crate::worker) async fn mend(shared: Arc<Shared>, queue: usize, end: Canc
             () = end.cancelled() => return,
             changed = changes.changed() => if changed.is_err() { return },
             () = sleep_until(next), if !troubles.is_empty() => {
-                shared.mend(queue, &troubles).await;
-                next = Instant::now() + pause.next();
+                tokio::select! {
+                    () = end.cancelled() => return,
+                    () = shared.mend(queue, &troubles) => next = Instant::now() + pause.next(),
+                }
             }
         }
     }
@@ -186,6 +189,7 @@ impl Shared {
             | Part::Timers(_)
             | Part::Setup(_)
             | Part::Control(_)
+            | Part::Stuck(_, _)
             | Part::Leases => return,
         };
         match tried {
@@ -212,8 +216,13 @@ impl Shared {
     /// outcome is on record.
     async fn try_acks(&self, lane: LaneId) -> Result<()> {
         self.may_settle(lane).await?;
-        for ack in self.queues[lane.queue].take_unsaid() {
-            ack.ack(&self.conn).await?;
+        let queue = &self.queues[lane.queue];
+        let mut unsaid = queue.take_unsaid().into_iter();
+        while let Some(ack) = unsaid.next() {
+            if let Err(error) = ack.ack(&self.conn).await {
+                queue.keep_unsaid(once(ack).chain(unsaid));
+                return Err(error);
+            }
         }
         Ok(())
     }

@@ -40,6 +40,8 @@ pub enum TroubleKind {
     Refused,
     /// Jobs went to other workers because this one did not renew its hold on them in time.
     LeasesLost,
+    /// Jobs are beyond the reach of their consumer, and this worker cannot bring them back.
+    JobsStuck,
 }
 
 impl TroubleKind {
@@ -55,6 +57,7 @@ impl TroubleKind {
             Self::NotAnswering => "not_answering",
             Self::Refused => "refused",
             Self::LeasesLost => "leases_lost",
+            Self::JobsStuck => "jobs_stuck",
         }
     }
 }

@@ -149,7 +149,8 @@ impl Supervision {
         let streams = |queue: usize| &self.places[queue].streams;
         match (part, kind) {
             (Part::Link | Part::Leases, _) => None,
-            (Part::Inbox | Part::Setup(_) | Part::Control(_), _) => named,
+            (Part::Inbox | Part::Setup(_) | Part::Control(_), _)
+            | (Part::Stuck(_, _), TroubleKind::PermissionDenied) => named,
             // Not the one record's subject: the right is one to all.
             (Part::Records(queue, record), TroubleKind::PermissionDenied) => {
                 let (ns, queue) = (&self.namespace, &self.places[queue].queue);
@@ -166,6 +167,9 @@ impl Supervision {
             (Part::Timers(queue), TroubleKind::NotAnswering) => Some(streams(queue).timers.clone()),
             (Part::Timers(queue), _) => {
                 named.or_else(|| Some(format!("{}/{DUE}", streams(queue).timers)))
+            }
+            (Part::Stuck(queue, outlet), _) => {
+                Some(format!("{}/{}", outlet.stream(streams(queue)), outlet.consumer()))
             }
         }
     }
@@ -206,6 +210,9 @@ impl Supervision {
                     .into()
             }
             (TroubleKind::Refused, _) => format!("see what `tidemill doctor {queue}` finds"),
+            (TroubleKind::JobsStuck, _) => {
+                format!("mend the consumer and bring them back: `tidemill doctor {queue} --revive`")
+            }
             (TroubleKind::LeasesLost, _) => {
                 "handlers that keep a thread busy, a slow machine or a slow line are the usual \
                  causes: lower the concurrency, or raise `ack_wait`"
@@ -247,7 +254,8 @@ fn log_begin(trouble: &Trouble) {
         | TroubleKind::Full
         | TroubleKind::NotAnswering
         | TroubleKind::Refused
-        | TroubleKind::LeasesLost => tracing::warn!(target: "tidemill::health", "{trouble}"),
+        | TroubleKind::LeasesLost
+        | TroubleKind::JobsStuck => tracing::warn!(target: "tidemill::health", "{trouble}"),
     }
 }
 

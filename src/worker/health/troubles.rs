@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Effect, Trouble, TroubleKind};
+use crate::stuck::Outlet;
 use crate::wire::RecordKind;
 use crate::worker::lanes::LaneId;
 
@@ -29,6 +30,8 @@ pub(in crate::worker) enum Part {
     Setup(usize),
     /// Hearing what the workers of a queue are told.
     Control(usize),
+    /// What is handed out of a queue.
+    Stuck(usize, Outlet),
     /// Holding jobs.
     Leases,
 }
@@ -41,7 +44,8 @@ impl Part {
             Self::Records(queue, _)
             | Self::Timers(queue)
             | Self::Setup(queue)
-            | Self::Control(queue) => Some(queue),
+            | Self::Control(queue)
+            | Self::Stuck(queue, _) => Some(queue),
             Self::Link | Self::Inbox | Self::Leases => None,
         }
     }
@@ -53,7 +57,11 @@ impl Part {
             Self::Records(_, RecordKind::Result | RecordKind::Attempt) => Effect::TakesNoJobs,
             // A job whose letter finds no place waits to be buried; the others go on.
             Self::Records(_, RecordKind::Dead) => Effect::WorksOn,
-            Self::Timers(_) | Self::Setup(_) | Self::Control(_) | Self::Leases => Effect::WorksOn,
+            Self::Timers(_)
+            | Self::Setup(_)
+            | Self::Control(_)
+            | Self::Stuck(_, _)
+            | Self::Leases => Effect::WorksOn,
         }
     }
 
@@ -70,6 +78,7 @@ impl Part {
             | Self::Timers(_)
             | Self::Setup(_)
             | Self::Control(_)
+            | Self::Stuck(_, _)
             | Self::Leases => false,
         }
     }
