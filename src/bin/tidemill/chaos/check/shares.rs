@@ -90,7 +90,7 @@ fn while_full(
 }
 
 /// The lanes whose part of the starts is not that of their weights, and how far it is off. Allowed is what
-/// chance makes of so many starts, at three standard deviations, and for each worker a pick at either end:
+/// chance makes of so many starts, at four standard deviations, and for each worker two picks at either end:
 /// a lane of which a worker has nothing at hand for a moment gives its turn to the next.
 fn unfair(starts: Starts, workers: u64) -> Vec<(Priority, String)> {
     let total = starts.iter().sum::<u64>() as f64;
@@ -98,7 +98,7 @@ fn unfair(starts: Starts, workers: u64) -> Vec<(Priority, String)> {
     for ((lane, starts), weight) in Priority::ALL.into_iter().zip(starts).zip(WEIGHTS) {
         let part = weight as f64 / WEIGHTS.iter().sum::<u64>() as f64;
         let due = total * part;
-        let allowed = 3.0 * (due * (1.0 - part)).sqrt() + 2.0 * workers as f64;
+        let allowed = 4.0 * (due * (1.0 - part)).sqrt() + 4.0 * workers as f64;
         if (starts as f64 - due).abs() > allowed {
             unfair.push((lane, format!("{starts} of {total} starts, not {due:.0} ± {allowed:.0}")));
         }
