@@ -182,6 +182,13 @@ fn a_short_run_with_a_killed_worker_holds_and_leaves_nothing() {
     assert!(report["faults"]["worker-killed"].as_u64() > Some(0), "{report}");
     assert!(report["enqueued"]["ok"].as_u64() > Some(200), "{report}");
     assert!(report["recovered_ms"].as_u64().is_some(), "{report}");
+    let shares = report["shares"].as_object().expect("an object");
+    let starts = |lane: &str| shares[lane].as_u64().expect("a count");
+    assert_eq!(shares.len(), 4, "all lanes were full in the beginning: {report}");
+    assert!(starts("critical") > 4 * starts("low"), "{shares:?}");
+    let lines = fs::read_to_string(history.join("nemesis.ndjson")).expect("reads");
+    let looks = lines.lines().filter(|line| line.contains("\"event\":\"footprint\"")).count();
+    assert!(looks >= 3 * 2, "two workers and a broker, before and after the fault: {lines}");
     assert!(told.err.contains("seed 11") && told.err.contains("worker-killed w"), "{told:?}");
     // The history of the run can be checked once more.
     let again = said(tidemill(&["chaos", "check", "--history", path, "--offline", "--json"]), "");

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tidemill::embedded::Broker;
 use tidemill::{NewJob, Priority, Status};
 
-use crate::support::disk::slow_disk;
-use crate::support::load::{Load, is_empty, longest_gap, work, work_for};
+use crate::support::disk::{Slow, slow_disk};
+use crate::support::load::{Load, Said, goes_through, is_empty, longest_gap, work, work_for};
+use crate::support::site::Login;
 use crate::support::{
-    ACK_WAIT, GAP, RECOVERY, Seen, Sync, completion, connect, eventually, impatient, numbered,
-    short_leases, short_mill, stream_messages,
+    ACK_WAIT, GAP, R1, RECOVERY, Seen, Setup, Site, Sync, completion, connect, eventually,
+    impatient, numbered, short_leases, short_mill, stream_messages,
 };
 
 /// Producers and a worker while the broker is killed five times.
@@ -50,7 +50,17 @@ async fn a_broker_with_fsync_killed_again_and_again_loses_nothing() {
 /// on, everything is done within the lease and 15 s.
 #[tokio::test]
 async fn a_broker_that_was_frozen_is_gone_on_with() {
-    let mill = short_mill(Sync::Lazy).await;
+    frozen(Sync::Lazy).await;
+}
+
+/// 5. R1 with fsync. The same.
+#[tokio::test]
+async fn a_broker_with_fsync_that_was_frozen_is_gone_on_with() {
+    frozen(Sync::Always).await;
+}
+
+async fn frozen(sync: Sync) {
+    let mill = short_mill(sync).await;
     let runs = Seen::default();
     let running = work(&mill.client, &runs).await;
     let before = Load::start(&mill.client, 50, Duration::from_millis(5)).end().await;
@@ -97,19 +107,120 @@ async fn a_finished_run_that_comes_again_after_a_restart_is_not_run() {
 /// twice, and nothing is taken for stored that is not.
 #[tokio::test]
 async fn a_slow_disk_makes_it_slow_and_nothing_else() {
-    let mill = short_mill(Sync::Always).await;
+    a_disk_is_slow(Setup::One(Sync::Always), Slow::Syncs, Duration::from_millis(100)).await;
+}
+
+/// 7. R1. Every write takes 100 ms: the same.
+#[tokio::test]
+async fn a_disk_that_is_slow_to_write_makes_it_slow_and_nothing_else() {
+    a_disk_is_slow(R1, Slow::Writes, Duration::from_millis(100)).await;
+}
+
+/// 7. R3. Every write of the server that leads the jobs takes 50 ms: the same, and all servers hold the
+/// same in the end.
+#[tokio::test]
+async fn a_slow_disk_of_the_leader_makes_it_slow_and_nothing_else() {
+    a_disk_is_slow(Setup::Three(Sync::Lazy), Slow::Writes, Duration::from_millis(50)).await;
+}
+
+/// 7. R3 with fsync. Every fsync of the server that leads the jobs takes 100 ms: the same.
+#[tokio::test]
+async fn a_slow_disk_of_the_leader_with_fsync_makes_it_slow_and_nothing_else() {
+    a_disk_is_slow(Setup::Three(Sync::Always), Slow::Syncs, Duration::from_millis(100)).await;
+}
+
+/// The disk of the server that leads the jobs is slow.
+async fn a_disk_is_slow(setup: Setup, slow: Slow, by: Duration) {
+    let mut config = short_leases(setup.replicas());
+    // Far longer than a write takes, as the lease that one has by default.
+    config.ack_wait = Duration::from_secs(10);
+    let site = Site::of(setup, setup.builder(), Login::Nobody, config).await;
     let runs = Seen::default();
-    let running = work(&mill.client, &runs).await;
-    let nats = mill.nats().await;
-    let pid = mill.broker.pid().expect("it runs");
-    let Some(slow) = slow_disk(pid, Duration::from_millis(100)).await else { return };
+    let running = work(&site.hands, &runs).await;
+    let nats = site.nats().await;
+    let pid = site.leader_of("TIDEMILL_JOBS_default").await.pid().expect("it runs");
+    let Some(slow) = slow_disk(pid, slow, by).await else { return };
     let asked = Instant::now();
-    let said = Load::start(&mill.client, 24, Duration::from_millis(100)).end().await;
-    assert!(asked.elapsed() > Duration::from_secs(2), "the disk is not slow");
+    let mut said = Load::from(&site.client, 1, 1, Duration::from_millis(1)).end().await;
+    said.is_all_done(&site.client, &nats, &runs, RECOVERY).await;
+    assert!(asked.elapsed() > by, "the disk is not slow: {:?} for a job", asked.elapsed());
+    said.add(Load::from(&site.client, 100, 24, Duration::from_millis(100)).end().await);
     assert!(said.refused.is_empty(), "{:?}", said.refused);
-    let became = said.is_all_done(&mill.client, &nats, &runs, Duration::from_secs(25)).await;
+    let became = said.is_all_done(&site.client, &nats, &runs, Duration::from_secs(25)).await;
     assert_eq!(became.extra_runs, 0, "a lease was lost");
     drop(slow);
+    running.drain().await;
+    site.copies_agree().await;
+}
+
+/// 11. R1. The broker is restarted, and told to leave (lame duck, SIGUSR2) and started again, under load:
+/// enqueues meanwhile are confirmed or unknown, nothing is lost, nothing ends twice.
+#[tokio::test]
+async fn a_broker_that_is_told_to_leave_loses_nothing() {
+    told_to_leave(Sync::Lazy).await;
+}
+
+/// 11. R1 with fsync. The same.
+#[tokio::test]
+async fn a_broker_with_fsync_that_is_told_to_leave_loses_nothing() {
+    told_to_leave(Sync::Always).await;
+}
+
+async fn told_to_leave(sync: Sync) {
+    let quick = "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"";
+    let setup = Setup::One(sync);
+    let builder = setup.builder().config(quick);
+    let site = Site::of(setup, builder, Login::Nobody, short_leases(1)).await;
+    let runs = Seen::default();
+    let running = work(&site.hands, &runs).await;
+    let load = Load::start(&site.client, 400, Duration::from_millis(12));
+    runs.wait_for(60).await;
+    site.node().restart().await.expect("back");
+    let seen = runs.len();
+    runs.wait_for(seen + 40).await;
+    site.node().lame_duck().await.expect("it leaves");
+    site.node().restart().await.expect("back");
+    let said = load.end().await;
+    assert!(said.refused.is_empty(), "{:?}", said.refused);
+    let nats = site.nats().await;
+    let became = said.is_all_done(&site.client, &nats, &runs, RECOVERY).await;
+    assert!(became.extra_runs <= 2 * 16, "{became:?}");
+    running.drain().await;
+}
+
+/// 11. R1. The broker loses all that it has stored: what was in it is gone, which its jobs' handles tell in
+/// time; the next enqueue makes the queue anew, the worker works it by itself, and no word about an old
+/// job takes a new one away.
+#[tokio::test]
+async fn a_broker_that_lost_its_disk_begins_anew() {
+    wiped(Sync::Lazy).await;
+}
+
+/// 11. R1 with fsync. The same.
+#[tokio::test]
+async fn a_broker_with_fsync_that_lost_its_disk_begins_anew() {
+    wiped(Sync::Always).await;
+}
+
+async fn wiped(sync: Sync) {
+    let site = Site::start(Setup::One(sync)).await;
+    let runs = Seen::default();
+    let running = work_for(&site.hands, &runs, Duration::from_millis(500)).await;
+    // These run while everything goes.
+    Load::start(&site.client, 16, Duration::from_millis(1)).end().await;
+    runs.wait_for(16).await;
+    site.node().wipe().await.expect("wiped");
+    site.node().restart().await.expect("back");
+    let mut said = Said::default();
+    goes_through(&site.client, 1000, &mut said).await;
+    said.add(Load::from(&site.client, 2000, 40, Duration::from_millis(2)).end().await);
+    assert!(said.ok.len() >= 40, "{said:?}");
+    for (n, job) in &said.ok {
+        let done = job.completion_within(GAP + ACK_WAIT).await;
+        let done = done.unwrap_or_else(|error| panic!("job {n} is lost: {error}"));
+        assert_eq!(done.status, Status::Done, "{n}");
+    }
+    is_empty(&site.nats().await).await;
     running.drain().await;
 }
 
@@ -117,13 +228,23 @@ async fn a_slow_disk_makes_it_slow_and_nothing_else() {
 /// retries, with a worker that stays: nothing is lost or doubled.
 #[tokio::test]
 async fn a_broker_is_upgraded_under_a_live_backlog() {
+    upgraded(Sync::Lazy).await;
+}
+
+/// 38. R1 with fsync. The same.
+#[tokio::test]
+async fn a_broker_with_fsync_is_upgraded_under_a_live_backlog() {
+    upgraded(Sync::Always).await;
+}
+
+async fn upgraded(sync: Sync) {
     let folder = tempfile::tempdir().expect("a folder");
     let runs = Seen::default();
     let mut port = 0;
     let mut alive = None;
     let (mut jobs, mut waiting) = (Vec::new(), Vec::new());
     for (round, version) in (0..).zip(["2.12.8", "2.14.6", "2.15.1"]) {
-        let broker = Broker::builder().version(version).data_dir(folder.path()).port(port);
+        let broker = sync.builder().version(version).data_dir(folder.path()).port(port);
         let broker = broker.start().await.expect("a broker");
         assert_eq!(broker.version(), version);
         port = broker.url().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");

@@ -6,7 +6,7 @@ use chrono::{TimeDelta, Utc};
 use tidemill::{NewJob, Status};
 
 use crate::support::process::{Process, program};
-use crate::support::{Sync, completion, dead, short_mill, skip};
+use crate::support::{R1, Setup, Site, completion, skip};
 
 /// A worker whose wall clock is off by this; `None`, after saying so, where this machine cannot.
 async fn worker_off_by(url: &str, by: &str, arguments: &[&str]) -> Option<Process> {
@@ -27,8 +27,7 @@ async fn worker_off_by(url: &str, by: &str, arguments: &[&str]) -> Option<Proces
 }
 
 /// Delays, expiries and retries with a worker whose clock is an hour off.
-async fn an_hour_off(by: &str) {
-    let mill = short_mill(Sync::Lazy).await;
+async fn an_hour_off(site: &Site, by: &str) {
     let arguments = [
         "--exec",
         // Its own clock, so that the test would notice if it were right.
@@ -38,17 +37,17 @@ async fn an_hour_off(by: &str) {
         "--backoff",
         "fixed:1000",
     ];
-    let Some(worker) = worker_off_by(mill.broker.url(), by, &arguments).await else { return };
+    let Some(worker) = worker_off_by(&site.url(), by, &arguments).await else { return };
     let asked = Instant::now();
     let delayed = NewJob::raw("quick", "{}").delay(Duration::from_secs(3));
-    let delayed = mill.client.enqueue(delayed).await.expect("stored");
+    let delayed = site.client.enqueue(delayed).await.expect("stored");
     let at = NewJob::raw("quick", "{}").run_at(Utc::now() + TimeDelta::seconds(3));
-    let at = mill.client.enqueue(at).await.expect("stored");
+    let at = site.client.enqueue(at).await.expect("stored");
     let expires = NewJob::raw("quick", "{}").expires_at(Utc::now() + TimeDelta::minutes(30));
-    let expires = mill.client.enqueue(expires).await.expect("stored");
+    let expires = site.client.enqueue(expires).await.expect("stored");
     let expired = NewJob::raw("quick", "{}").expires_at(Utc::now() - TimeDelta::minutes(30));
-    let expired = mill.client.enqueue(expired).await.expect("stored");
-    let retried = mill.client.enqueue(NewJob::raw("once", "{}")).await.expect("stored");
+    let expired = site.client.enqueue(expired).await.expect("stored");
+    let retried = site.client.enqueue(NewJob::raw("once", "{}")).await.expect("stored");
     let done = completion(&expires).await;
     assert_eq!(done.status, Status::Done, "it has half an hour left");
     let its_clock: serde_json::Value = done.result().expect("JSON").expect("it tells its time");
@@ -69,19 +68,25 @@ async fn an_hour_off(by: &str) {
         let off = (finished - Utc::now()).num_seconds().abs();
         assert!(off < 60, "it is said to have ended {off} s away from now");
     }
-    assert!(dead(&mill).await.is_empty());
+    assert!(site.dead().await.is_empty());
     worker.terminate().await;
+    site.copies_agree().await;
+}
+
+/// An hour ahead.
+pub(crate) async fn a_clock_is_wrong(setup: Setup) {
+    an_hour_off(&Site::start(setup).await, "+1h").await;
 }
 
 /// 21. A worker's clock is an hour ahead: nothing runs early, nothing that is alive expires, nothing that
 /// has expired runs, and records carry the broker's time.
 #[tokio::test]
 async fn a_worker_an_hour_ahead_is_on_time() {
-    an_hour_off("+1h").await;
+    a_clock_is_wrong(R1).await;
 }
 
 /// 21. The same, an hour behind.
 #[tokio::test]
 async fn a_worker_an_hour_behind_is_on_time() {
-    an_hour_off("-1h").await;
+    an_hour_off(&Site::start(R1).await, "-1h").await;
 }

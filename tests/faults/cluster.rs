@@ -8,8 +8,10 @@ use tidemill::Client;
 use tidemill::embedded::Cluster;
 use tokio::time::timeout;
 
+use crate::support::copies::{Copies, caught_up, jsz};
 use crate::support::load::{Load, Runs, Said, goes_through, longest_gap, work};
 use crate::support::process::signal;
+use crate::support::site::Login;
 use crate::support::{
     GAP, PATIENCE, RECOVERY, Seen, Sync, api, connect, eventually, impatient, short_leases,
 };
@@ -124,36 +126,18 @@ impl Three {
 
     /// Waits until every replica of every stream and consumer has all that its leader has.
     async fn caught_up(&self) {
-        let nats = self.nats(0).await;
-        let streams = ["JOBS", "RESULTS", "ATTEMPTS", "DEAD", "TIMERS"].into_iter();
-        let streams = streams.map(|stream| format!("STREAM.INFO.TIDEMILL_{stream}_default"));
-        let lanes = ["critical", "high", "normal", "low"].into_iter();
-        let lanes = lanes.map(|lane| format!("CONSUMER.INFO.{JOBS}.{lane}"));
-        for verb in streams.chain(lanes) {
-            eventually(&format!("replicas that have caught up: {verb}"), || async {
-                let info = api(&nats, &verb, Value::Null).await;
-                let replicas = info["cluster"]["replicas"].as_array()?;
-                let has_all = |replica: &Value| {
-                    replica["current"] == true && replica["lag"].as_u64().unwrap_or(0) == 0
-                };
-                (replicas.len() == 2 && replicas.iter().all(has_all)).then_some(())
-            })
-            .await;
-        }
+        caught_up(&self.nats(0).await).await;
+    }
+
+    /// Looks that all servers hold the same.
+    async fn copies_agree(&self) {
+        Copies::agree(&self.cluster, Login::Nobody).await;
     }
 }
 
 /// What a server's monitor says of who leads JetStream.
 async fn meta_leader(cluster: &Cluster) -> Option<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    let url = cluster.node(0).monitor_url();
-    let mut stream =
-        tokio::net::TcpStream::connect(url.trim_start_matches("http://")).await.ok()?;
-    stream.write_all(b"GET /jsz HTTP/1.0\r\n\r\n").await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let body = answer.split_once("\r\n\r\n")?.1;
-    let jsz: Value = serde_json::from_str(body).ok()?;
+    let jsz = jsz(cluster.node(0)).await?;
     Some(jsz["meta_cluster"]["leader"].as_str()?.to_owned())
 }
 
@@ -184,6 +168,7 @@ async fn leaders_are_lost(sync: Sync, of: Leads) {
     assert!(became.extra_runs <= 2 * 100, "{became:?}");
     three.caught_up().await;
     running.drain().await;
+    three.copies_agree().await;
 }
 
 /// 9. R3. The jobs stream's leader is SIGKILLed, and one is SIGSTOPped: work stands still for no more
@@ -229,6 +214,7 @@ async fn quorum_is_lost(sync: Sync) {
     said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;
     three.caught_up().await;
     running.drain().await;
+    three.copies_agree().await;
 }
 
 /// 10. R3. Two of three servers are SIGKILLed: no enqueue is told as stored, all end in time, and when
@@ -254,7 +240,17 @@ async fn some_more(runs: &Runs) {
 /// have caught up: no enqueue fails, nothing is lost.
 #[tokio::test]
 async fn a_rolling_restart_fails_no_enqueue() {
-    let three = Three::start(Sync::Lazy).await;
+    rolling_restart(Sync::Lazy).await;
+}
+
+/// 11. R3 with fsync. The same.
+#[tokio::test]
+async fn a_rolling_restart_with_fsync_fails_no_enqueue() {
+    rolling_restart(Sync::Always).await;
+}
+
+async fn rolling_restart(sync: Sync) {
+    let three = Three::start(sync).await;
     let runs = Seen::default();
     let running = work(&three.worker, &runs).await;
     let load = Load::start(&three.patient().await, 900, Duration::from_millis(15));
@@ -269,14 +265,25 @@ async fn a_rolling_restart_fails_no_enqueue() {
     let became = said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;
     assert!(became.extra_runs <= 3 * 100, "{became:?}");
     running.drain().await;
+    three.copies_agree().await;
 }
 
 /// 11. R3. The stream's leader is told to leave (lame duck, SIGUSR2) and comes back: clients go
 /// elsewhere, no enqueue fails, work hardly stands still.
 #[tokio::test]
 async fn a_lame_duck_fails_no_enqueue() {
+    lame_duck(Sync::Lazy).await;
+}
+
+/// 11. R3 with fsync. The same.
+#[tokio::test]
+async fn a_lame_duck_with_fsync_fails_no_enqueue() {
+    lame_duck(Sync::Always).await;
+}
+
+async fn lame_duck(sync: Sync) {
     let quick = "lame_duck_duration: \"30s\"\nlame_duck_grace_period: \"1s\"";
-    let template = tidemill::embedded::Broker::builder().config(quick);
+    let template = sync.builder().config(quick);
     let cluster = Cluster::start_with(3, template).await.expect("a cluster");
     let three = Three::of(cluster).await;
     let runs = Seen::default();
@@ -298,13 +305,24 @@ async fn a_lame_duck_fails_no_enqueue() {
     let nats = three.nats(0).await;
     said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;
     running.drain().await;
+    three.copies_agree().await;
 }
 
 /// 11. R3. A server loses its whole store and comes back empty; when it has caught up, another is
-/// killed for good: the two that are left, one of them the new one, have everything.
+/// killed: the two that are left, one of them the new one, have everything.
 #[tokio::test]
 async fn a_wiped_server_learns_everything_anew() {
-    let three = Three::start(Sync::Lazy).await;
+    wiped(Sync::Lazy).await;
+}
+
+/// 11. R3 with fsync. The same.
+#[tokio::test]
+async fn a_wiped_server_with_fsync_learns_everything_anew() {
+    wiped(Sync::Always).await;
+}
+
+async fn wiped(sync: Sync) {
+    let three = Three::start(sync).await;
     let runs = Seen::default();
     // A backlog that nobody works yet.
     let mut said = Load::start(&three.client, 200, Duration::from_millis(2)).end().await;
@@ -320,4 +338,6 @@ async fn a_wiped_server_learns_everything_anew() {
     let nats = three.nats(other).await;
     said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;
     running.drain().await;
+    three.give_back(other, Lost::Killed).await;
+    three.copies_agree().await;
 }

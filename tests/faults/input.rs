@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tidemill::embedded::Broker;
 use tidemill::{DeadLetter, Error, Handler, JobContext, JobError, NewJob, RetryPolicy, Status};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -9,7 +10,7 @@ use tokio::net::TcpStream;
 use crate::support::load::is_empty;
 use crate::support::process::{Process, program};
 use crate::support::{
-    GAP, Mill, Numbered, Seen, Sync, completion, dead, eventually, numbered, short_mill,
+    GAP, Numbered, R1, Seen, Setup, Site, Sync, completion, dead, eventually, numbered, short_mill,
     stream_messages,
 };
 
@@ -54,13 +55,16 @@ async fn the_largest_job_is_buried_whole_and_one_byte_more_refused() {
 /// whatever client they come; and 60 KiB of headers travel to the handler.
 #[tokio::test]
 async fn headers_steer_nothing() {
-    let mill = short_mill(Sync::Lazy).await;
-    let nats = mill.nats().await;
+    hostile_headers(&Site::start(R1).await).await;
+}
+
+async fn hostile_headers(site: &Site) {
+    let nats = site.nats().await;
     for (name, value) in [("X", "a\r\nNats-Rollup: all"), ("X\r\nY", "a"), ("Nats-Rollup", "all")] {
-        let refused = mill.client.enqueue(numbered(1)).header(name, value).await;
+        let refused = site.client.enqueue(numbered(1)).header(name, value).await;
         assert!(refused.as_ref().is_err_and(Error::is_invalid), "{refused:?}");
     }
-    mill.client.enqueue(numbered(1)).await.expect("stored");
+    site.client.enqueue(numbered(1)).await.expect("stored");
     for (name, value) in [
         ("Nats-Rollup", "all"),
         ("Nats-Rollup", "sub"),
@@ -81,16 +85,17 @@ async fn headers_steer_nothing() {
         note.push(context.headers().get("X-Much").map(str::len));
         async { Ok::<_, JobError>(()) }
     };
-    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
-    let much = mill.client.enqueue(numbered(3)).header("X-Much", "x".repeat(60 << 10)).await;
+    let running = site.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let much = site.client.enqueue(numbered(3)).header("X-Much", "x".repeat(60 << 10)).await;
     assert_eq!(completion(&much.expect("stored")).await.status, Status::Done);
     assert!(seen.all().contains(&Some(60 << 10)));
     running.drain().await;
+    is_empty(&nats).await;
 }
 
 /// Publishes over a bare socket what no client library would send.
-async fn publish_raw(mill: &Mill, subject: &str, headers: &[u8], body: &[u8]) {
-    let stream = TcpStream::connect(mill.broker.url().trim_start_matches("nats://")).await;
+async fn publish_raw(node: &Broker, subject: &str, headers: &[u8], body: &[u8]) {
+    let stream = TcpStream::connect(node.url().trim_start_matches("nats://")).await;
     let mut stream = BufReader::new(stream.expect("connects"));
     let (head, total) = (headers.len(), headers.len() + body.len());
     let connect = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n";
@@ -105,21 +110,23 @@ async fn publish_raw(mill: &Mill, subject: &str, headers: &[u8], body: &[u8]) {
     }
 }
 
-/// Publishes a job with this header block among good ones, which must not be held up by it; how it ended,
-/// if it has no more to say than that it is gone from the queue.
-async fn among_good_ones(headers: &[u8]) -> Vec<DeadLetter> {
-    let mill = short_mill(Sync::Lazy).await;
+/// Publishes jobs with these header blocks among good ones, which must not be held up by them; how they
+/// ended, if they have no more to say than that they are gone from the queue.
+async fn among_good_ones(site: &Site, blocks: &[&[u8]]) -> Vec<DeadLetter> {
     let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
-    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
-    let subject = "tidemill.jobs.default.normal.numbered.odd";
-    publish_raw(&mill, subject, headers, b"{\"n\":0}").await;
+    let running = site.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    for (n, headers) in blocks.iter().enumerate() {
+        let subject = format!("tidemill.jobs.default.normal.numbered.odd-{n}");
+        publish_raw(site.node(), &subject, headers, b"{\"n\":0}").await;
+    }
     for n in 1..=20 {
-        let job = mill.client.enqueue(numbered(n)).await.expect("stored");
+        let job = site.client.enqueue(numbered(n)).await.expect("stored");
         let done = job.completion_within(GAP).await.expect("not held up");
         assert_eq!((done.status, done.attempt), (Status::Done, 1), "{n}");
     }
-    is_empty(&mill.nats().await).await;
-    let letters = dead(&mill).await;
+    is_empty(&site.nats().await).await;
+    let mut letters = site.dead().await;
+    letters.sort_by(|a, b| a.id.as_str().cmp(b.id.as_str()));
     running.drain().await;
     letters
 }
@@ -128,15 +135,24 @@ async fn among_good_ones(headers: &[u8]) -> Vec<DeadLetter> {
 /// them: the job is buried with the reason, and the others are not held up.
 #[tokio::test]
 async fn headers_that_cannot_be_read_are_buried_and_hold_up_nothing() {
-    for (headers, flaw) in [
-        (&b"NATS/1.0\r\nX-Name: \xff\xfe\r\n\r\n"[..], "UTF-8"),
-        (b"NATS/1.0\r\nno colon here\r\n\r\n", "colon"),
-        (b"rubbish\r\n\r\n", "NATS/1.0"),
-    ] {
-        let letters = among_good_ones(headers).await;
-        assert_eq!(letters.len(), 1, "{letters:?}");
-        let letter = &letters[0];
-        assert_eq!((letter.info.reason.as_str(), letter.id.as_str()), ("bad_header", "odd"));
+    unreadable_headers(&Site::start(R1).await).await;
+}
+
+/// What no client can read, and what is said of it.
+const UNREADABLE: [(&[u8], &str); 3] = [
+    (b"NATS/1.0\r\nX-Name: \xff\xfe\r\n\r\n", "UTF-8"),
+    (b"NATS/1.0\r\nno colon here\r\n\r\n", "colon"),
+    (b"rubbish\r\n\r\n", "NATS/1.0"),
+];
+
+async fn unreadable_headers(site: &Site) {
+    let letters = among_good_ones(site, &UNREADABLE.map(|(headers, _)| headers)).await;
+    assert_eq!(letters.len(), UNREADABLE.len(), "{letters:?}");
+    for (n, (letter, (_, flaw))) in letters.iter().zip(UNREADABLE).enumerate() {
+        assert_eq!(
+            (letter.info.reason.as_str(), letter.id.as_str()),
+            ("bad_header", &*format!("odd-{n}"))
+        );
         assert!(letter.info.errors[0].message.contains(flaw), "{letter:?}");
         assert_eq!(letter.payload, &b"{\"n\":0}"[..]);
     }
@@ -145,10 +161,11 @@ async fn headers_that_cannot_be_read_are_buried_and_hold_up_nothing() {
 /// 24. A job with a status in its headers, as only the broker's own words have one: it is a job.
 #[tokio::test]
 async fn a_job_with_a_status_is_a_job() {
-    for status in ["404 No Messages", "409 Consumer Deleted", "100 Idle"] {
-        let letters = among_good_ones(format!("NATS/1.0 {status}\r\n\r\n").as_bytes()).await;
-        assert!(letters.is_empty(), "{letters:?}");
-    }
+    let statuses = ["404 No Messages", "409 Consumer Deleted", "100 Idle"];
+    let blocks = statuses.map(|status| format!("NATS/1.0 {status}\r\n\r\n"));
+    let blocks: Vec<&[u8]> = blocks.iter().map(String::as_bytes).collect();
+    let letters = among_good_ones(&Site::start(R1).await, &blocks).await;
+    assert!(letters.is_empty(), "{letters:?}");
 }
 
 /// 24. A header that makes the client library panic: the worker's process ends, and the one that a
@@ -158,7 +175,7 @@ async fn a_header_that_ends_the_worker_ends_it_once() {
     let mill = short_mill(Sync::Lazy).await;
     let url = mill.broker.url();
     let subject = "tidemill.jobs.default.normal.quick.odd";
-    publish_raw(&mill, subject, b"NATS/1.0\r\nX-Name: a\rb\r\n\r\n", b"{}").await;
+    publish_raw(&mill.broker, subject, b"NATS/1.0\r\nX-Name: a\rb\r\n\r\n", b"{}").await;
     let job = mill.client.enqueue(NewJob::raw("quick", "{}")).await.expect("stored");
     let starts = Seen::default();
     let supervisor = async {
@@ -184,20 +201,34 @@ async fn a_header_that_ends_the_worker_ends_it_once() {
 /// without a pause.
 #[tokio::test]
 async fn rubbish_among_good_jobs_costs_them_nothing() {
-    let mill = short_mill(Sync::Lazy).await;
+    rubbish(&Site::start(R1).await).await;
+}
+
+async fn rubbish(site: &Site) {
     let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
-    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let running = site.worker().handle(handler).build().expect("ok").start().await.expect("ok");
     let jobs = (0..200_u64).map(|n| match n % 4 {
         0 => NewJob::raw("numbered", vec![0xff, 0x00, n as u8]),
         _ => NewJob::new(&numbered(n)),
     });
-    let stored = mill.client.enqueue_many(jobs).await;
+    let stored = site.client.enqueue_many(jobs).await;
     for (n, job) in stored.into_iter().enumerate() {
         let done = job.expect("stored").completion_within(Duration::from_secs(20)).await;
         let done = done.expect("in time");
         let end = if n % 4 == 0 { Status::Dead } else { Status::Done };
         assert_eq!((done.status, done.attempt), (end, 1), "{n}");
     }
-    assert_eq!(dead(&mill).await.len(), 50);
+    assert_eq!(site.dead().await.len(), 50);
     running.drain().await;
+}
+
+/// In a row: rubbish among good jobs, headers that would steer the broker, headers that cannot be read.
+pub(crate) async fn rubbish_and_hostile_headers(setup: Setup) {
+    let site = Site::start(setup).await;
+    rubbish(&site).await;
+    site.anew("headers that would steer the broker").await;
+    hostile_headers(&site).await;
+    site.anew("headers that cannot be read").await;
+    unreadable_headers(&site).await;
+    site.copies_agree().await;
 }

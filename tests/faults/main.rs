@@ -1,7 +1,8 @@
 //! Every fault that tidemill promises to live through, tried on real brokers and real processes.
 //!
 //! The numbers are those that the tests' first lines begin with. What is tested elsewhere is not
-//! repeated here:
+//! repeated here. What is shown here of one server with its defaults is shown in `everywhere` of all
+//! other configurations.
 //!
 //! | fault | tested in |
 //! |---|---|
@@ -15,13 +16,13 @@
 //! | 8 power lost | nowhere: no test here can take power from a disk |
 //! | 9 leader killed or frozen | `cluster`; timers: suite `cluster` |
 //! | 10 quorum lost | `cluster` |
-//! | 11 rolling restart, lame duck, wiped server | `cluster` |
+//! | 11 rolling restart, lame duck, wiped server | `cluster`, of one server `broker` |
 //! | 12 worker cut off | `network` |
 //! | 13 producer's line dead, half-open, cut, trickling, refused | `network`; suite `enqueue`, `all` |
 //! | 14 slow line with resets, silence | `network`; suite `far` |
-//! | 15 queue full | suite `enqueue`, `many`, `later` |
+//! | 15 queue full | `limits`; suite `enqueue`, `many`, `later` |
 //! | 16 account full | `limits` |
-//! | 17 disk full | `limits` |
+//! | 17 disk full | `limits`, of one server of three `nodes` |
 //! | 18 completions and ledger missing, full, forbidden | `limits`; suite `refusals` |
 //! | 19 dead letters missing, full | `limits`; suite `dead` |
 //! | 20 large jobs, slow consumer | `workers` |
@@ -39,10 +40,11 @@
 //! | 32 TLS | connect `tls` |
 //! | 33 unsettled jobs at their limit | `limits` |
 //! | 34 more pulls than a lane lets wait | `topology` |
+//! | lanes that are all full | `workers` |
 //! | 35 retry storm | `workers`; speed: cli `bench` |
 //! | 36 timers and cron | suite `later`, `cron`, `cluster`, `moves` |
 //! | 37 other versions | suite `refusals`, `cron`, `bad_input` |
-//! | 38 upgrade under a backlog | `broker` |
+//! | 38 upgrade under a backlog | `broker`, of one server after the other `nodes` |
 //! | 39 anything, for long | `tidemill chaos` |
 
 #[path = "../suite/between.rs"]
@@ -50,9 +52,11 @@ mod between;
 mod broker;
 mod clock;
 mod cluster;
+mod everywhere;
 mod input;
 mod limits;
 mod network;
+mod nodes;
 #[path = "../suite/proxy.rs"]
 #[expect(dead_code, reason = "the suite has uses for all of it")]
 mod proxy;

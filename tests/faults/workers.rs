@@ -10,15 +10,28 @@ use crate::support::load::{Load, is_empty, work};
 use crate::support::process::{Process, program};
 use crate::support::proxy::{FaultProxy, Way};
 use crate::support::{
-    ACK_WAIT, Mill, Numbered, RECOVERY, Seen, Sync, completion, eventually, numbered, short_mill,
-    stream_messages,
+    ACK_WAIT, Mill, Numbered, PATIENCE, R1, RECOVERY, Seen, Setup, Site, Sync, completion,
+    eventually, numbered, short_leases, short_mill, stream_messages,
 };
 
 const RESULTS: &str = "TIDEMILL_RESULTS_default";
 
-/// Jobs of each of the loads with workers that come and go, and how many start a second.
-const JOBS: u32 = 400;
+/// Jobs that a load with workers that come and go has for each of them, and how many start a second.
+const JOBS_OF_EACH: u64 = 66;
 const RATE: u32 = 100;
+
+/// What a worker that is lost had in hands at most: eight jobs that ran, and as many that had just ended
+/// and were not yet on record.
+const IN_HANDS: u64 = 2 * 8;
+
+/// How a worker leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaves {
+    Killed,
+    /// It is stopped where it is for longer than its leases, and then told to stop.
+    Frozen,
+    Told,
+}
 
 /// Waits until so many jobs have ended.
 async fn ended(nats: &async_nats::Client, count: u64) {
@@ -28,54 +41,92 @@ async fn ended(nats: &async_nats::Client, count: u64) {
     .await;
 }
 
-/// What becomes of one of two workers, again and again, at random points of its work.
-async fn workers_come_and_go(times: u64, faults: u64, what: impl AsyncFn(Process)) -> u64 {
-    let mill = short_mill(Sync::Lazy).await;
-    let nats = mill.nats().await;
-    let chaos = Chaos::start(mill.broker.url());
+/// Beside one that stays, workers come and leave, one after the other, at random points of their work:
+/// nothing is lost, nothing ends twice, and only what they held is run again.
+async fn workers_come_and_go(setup: Setup, workers: &[Leaves]) {
+    let site = Site::start(setup).await;
+    let nats = site.nats().await;
+    let chaos = Chaos::start(&site.url());
     let mut chance = chaos.chance();
     let stays = chaos.worker("stays").await;
-    let producer = chaos.producer("producer", JOBS, RATE).await;
-    for round in 1..=times {
-        let worker = chaos.worker(&format!("w{round}")).await;
-        let before = u64::from(JOBS) * 2 / 3 * round / times;
-        ended(&nats, before + chance.u64(..20)).await;
-        what(worker).await;
+    let jobs = JOBS_OF_EACH * workers.len() as u64;
+    let producer = chaos.producer("producer", jobs, RATE).await;
+    for (n, leaves) in (0..).zip(workers) {
+        let worker = chaos.worker(&format!("w{n}")).await;
+        ended(&nats, (jobs * (n + 1) / (workers.len() as u64 + 2)) + chance.u64(..20)).await;
+        match leaves {
+            Leaves::Killed => worker.kill().await,
+            Leaves::Told => worker.terminate().await,
+            Leaves::Frozen => {
+                worker.freeze().await;
+                tokio::time::sleep(ACK_WAIT + ACK_WAIT / 2).await;
+                worker.thaw();
+                worker.terminate().await;
+            }
+        }
     }
     producer.says("done").await;
+    let faults = workers.iter().filter(|leaves| **leaves != Leaves::Told).count() as u64;
     let report = chaos.holds(faults, RECOVERY).await;
     stays.terminate().await;
-    assert_eq!(report["enqueued"]["ok"], JOBS, "{report:#}");
-    report["extra_runs"].as_u64().expect("a count")
+    site.copies_agree().await;
+    assert_eq!(report["enqueued"]["ok"], jobs, "{report:#}");
+    let extra = report["extra_runs"].as_u64().expect("a count");
+    assert!(
+        extra <= faults * IN_HANDS,
+        "{extra} extra runs: more than those that left so had in hands"
+    );
 }
 
 /// 1. A worker is SIGKILLed at random points, six times: nothing is lost, nothing ends twice, and only
 /// what it was running is run again.
 #[tokio::test]
 async fn workers_that_are_killed_at_random_points_lose_nothing() {
-    let extra = workers_come_and_go(6, 6, async |worker| worker.kill().await).await;
-    assert!(extra <= 6 * 8, "{extra} extra runs: more than the killed ones had in hands");
+    workers_come_and_go(R1, &[Leaves::Killed; 6]).await;
 }
 
 /// 3. A worker is SIGTERMed under load, six times, as in a rolling deployment: not one job is run twice.
 #[tokio::test]
 async fn workers_that_are_told_to_stop_cost_no_second_run() {
-    let extra = workers_come_and_go(6, 0, async |worker| worker.terminate().await).await;
-    assert_eq!(extra, 0, "extra runs");
+    workers_come_and_go(R1, &[Leaves::Told; 6]).await;
 }
 
 /// 2. A worker is SIGSTOPped for longer than its leases and goes on: what it held is run by others, its
 /// late word causes no third run, and every run has one completion.
 #[tokio::test]
 async fn workers_that_were_frozen_past_their_leases_stay_silent() {
-    let extra = workers_come_and_go(2, 2, async |worker| {
-        worker.freeze().await;
-        tokio::time::sleep(ACK_WAIT + ACK_WAIT / 2).await;
-        worker.thaw();
+    workers_come_and_go(R1, &[Leaves::Frozen; 2]).await;
+}
+
+pub(crate) async fn killed_and_frozen(setup: Setup) {
+    workers_come_and_go(setup, &[Leaves::Killed, Leaves::Frozen, Leaves::Killed]).await;
+}
+
+pub(crate) async fn told_to_stop(setup: Setup) {
+    workers_come_and_go(setup, &[Leaves::Told; 4]).await;
+}
+
+/// 2. A worker is SIGSTOPped past its leases with jobs that it has fetched and not begun, and goes on: it
+/// begins none of them, since others have them.
+#[tokio::test]
+async fn a_worker_that_was_frozen_begins_nothing_that_others_have() {
+    let site = Site::start(R1).await;
+    let nats = site.nats().await;
+    let chaos = Chaos::start(&site.url());
+    chaos.fill(150).await;
+    let frozen = chaos.worker("frozen").await;
+    ended(&nats, 50).await;
+    frozen.freeze().await;
+    let other = chaos.worker("other").await;
+    ended(&nats, 200).await;
+    tokio::time::sleep(ACK_WAIT).await;
+    frozen.thaw();
+    let report = chaos.holds(1, RECOVERY).await;
+    let extra = report["extra_runs"].as_u64().expect("a count");
+    assert!(extra <= IN_HANDS, "{extra} extra runs: more than it had in hands when it was frozen");
+    for worker in [frozen, other] {
         worker.terminate().await;
-    })
-    .await;
-    assert!(extra <= 2 * 8, "{extra} extra runs: more than the frozen one had in hands");
+    }
 }
 
 /// 4. A handler blocks a thread of the runtime for three leases: as a rule the lease is kept. Where that
@@ -83,27 +134,35 @@ async fn workers_that_were_frozen_past_their_leases_stay_silent() {
 /// most, with one completion.
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_handler_that_blocks_a_thread_is_run_once_more_at_most() {
-    let mill = short_mill(Sync::Lazy).await;
+    a_thread_is_blocked(R1).await;
+}
+
+pub(crate) async fn a_thread_is_blocked(setup: Setup) {
+    let site = Site::start(setup).await;
     let seen = Seen::default();
     let worker = || {
         let note = seen.clone();
-        mill.worker().handle(move |job: Numbered, _: JobContext| {
+        site.worker().handle(move |job: Numbered, _: JobContext| {
             note.push(job.n);
-            async {
-                std::thread::sleep(3 * ACK_WAIT);
+            let is_first = note.len() == 1;
+            async move {
+                if is_first {
+                    std::thread::sleep(3 * ACK_WAIT);
+                }
                 Ok::<_, JobError>(())
             }
         })
     };
     let one = worker().build().expect("valid").start().await.expect("starts");
     let other = worker().build().expect("valid").start().await.expect("starts");
-    let job = mill.client.enqueue(numbered(1)).await.expect("stored");
+    let job = site.client.enqueue(numbered(1)).await.expect("stored");
     assert!(completion(&job).await.attempt <= 2);
     one.drain().await;
     other.drain().await;
     assert!(matches!(seen.all()[..], [1] | [1, 1]), "{:?}", seen.all());
-    let nats = mill.nats().await;
+    let nats = site.nats().await;
     assert_eq!(stream_messages(&nats, RESULTS).await, 1);
+    site.copies_agree().await;
 }
 
 /// 4. Handlers block every thread of a worker's runtime for three leases, so that it cannot keep them:
@@ -156,20 +215,24 @@ async fn a_worker_whose_every_thread_is_blocked_loses_its_leases_and_no_job() {
 /// one that they lose, and they all end.
 #[tokio::test]
 async fn a_job_that_aborts_its_worker_takes_no_other_with_it() {
-    let mill = short_mill(Sync::Lazy).await;
+    a_worker_is_aborted(R1).await;
+}
+
+pub(crate) async fn a_worker_is_aborted(setup: Setup) {
+    let site = Site::start(setup).await;
     let abort = "abort=kill -ABRT $PPID; sleep 5";
     let arguments = ["--exec", abort, "--exec", "quick=sleep 0.2", "--backoff", "fixed:100"];
-    let aborts = mill.client.enqueue(NewJob::raw("abort", "{}").max_retries(1)).await;
+    let aborts = site.client.enqueue(NewJob::raw("abort", "{}").max_retries(1)).await;
     let aborts = aborts.expect("stored");
     let mut others = Vec::new();
     for _ in 0..20 {
-        others.push(mill.client.enqueue(NewJob::raw("quick", "{}")).await.expect("stored"));
+        others.push(site.client.enqueue(NewJob::raw("quick", "{}")).await.expect("stored"));
     }
-    let url = mill.broker.url();
+    let url = site.url();
     let supervisor = async {
         loop {
             // As a supervisor would, start the worker again whenever it is gone.
-            let worker = Process::start(program(url, &[&["work"], &arguments[..]].concat()));
+            let worker = Process::start(program(&url, &[&["work"], &arguments[..]].concat()));
             worker.gone().await;
         }
     };
@@ -184,6 +247,7 @@ async fn a_job_that_aborts_its_worker_takes_no_other_with_it() {
         () = supervisor => unreachable!("it goes on"),
         () = ends => {}
     }
+    site.copies_agree().await;
 }
 
 /// 2, 5, 12, 14. I9. A worker that has lived through crashed and frozen brokers, resets and silence
@@ -201,32 +265,45 @@ async fn a_worker_that_lived_through_faults_holds_no_more_than_before() {
     };
     some().await;
     let before = Footprint::of(worker.pid());
+    let files_of_broker = || Footprint::of(mill.broker.pid().expect("it runs")).files;
+    let files = files_of_broker();
     for round in 0..6 {
-        match round % 3 {
+        let what = match round % 3 {
             0 => {
                 mill.broker.kill().await.expect("killed");
                 mill.broker.restart().await.expect("back");
+                "the broker crashed"
             }
-            1 => proxy.reset(),
+            1 => {
+                proxy.reset();
+                "connections were reset"
+            }
             _ => {
                 proxy.ways(Way::Lost, Way::Lost);
                 proxy.reset();
                 proxy.heal();
+                "connections were silent"
             }
-        }
+        };
         some().await;
+        eventually(&format!("after {what} the worker is back at {before:?}"), || async {
+            Footprint::of(worker.pid()).is_back_at(&before).then_some(())
+        })
+        .await;
+        eventually(&format!("after {what} the broker is back at {files} files"), || async {
+            (files_of_broker() <= files + 4).then_some(())
+        })
+        .await;
     }
-    eventually(&format!("it is back at {before:?}"), || async {
-        Footprint::of(worker.pid()).is_back_at(&before).then_some(())
-    })
-    .await;
     worker.terminate().await;
 }
 
 /// 20. Jobs of nearly a megabyte each: a worker never holds more of them than it is about to run.
 #[tokio::test]
 async fn a_worker_holds_few_large_jobs_at_once() {
-    let mill = short_mill(Sync::Lazy).await;
+    let mut config = short_leases(1);
+    config.max_jobs_bytes = 256 << 20;
+    let mill = Mill::with(config).await;
     let payload = format!("\"{}\"", "x".repeat(900 * 1024));
     let jobs = (0..150).map(|_| NewJob::raw("large", payload.clone()));
     let jobs: Vec<_> =
@@ -240,6 +317,25 @@ async fn a_worker_holds_few_large_jobs_at_once() {
     assert!(peak < 110, "{peak} MiB at its peak, of 135 MiB of jobs");
     assert!(!worker.heard().contains("too slow"), "{}", worker.heard());
     worker.terminate().await;
+}
+
+/// All lanes are full and nothing is broken: two workers start their jobs by 8:4:2:1, within what chance
+/// makes of so many starts.
+#[tokio::test]
+async fn full_lanes_are_served_by_their_weights() {
+    let site = Site::start(R1).await;
+    let chaos = Chaos::start(&site.url());
+    chaos.fill(250).await;
+    let workers = [chaos.worker("one").await, chaos.worker("other").await];
+    // The checker looks.
+    let report = chaos.holds(0, PATIENCE).await;
+    let shares = report["shares"].as_object().expect("an object");
+    let starts = shares.values().map(|starts| starts.as_u64().expect("a count")).sum::<u64>();
+    assert!(starts >= 200, "{starts} starts while all lanes were full show nothing: {report:#}");
+    assert_eq!(report["extra_runs"], 0, "{report:#}");
+    for worker in workers {
+        worker.terminate().await;
+    }
 }
 
 /// 35. Everything of one kind fails, again and again, in thousands: fresh jobs of the same lane and of
@@ -320,11 +416,15 @@ async fn enqueue_without_an_answer(mill: &Mill, proxy: &FaultProxy, arguments: &
 /// 2 s.
 #[tokio::test]
 async fn jobs_of_a_worker_that_is_gone_are_taken_up_within_a_lease() {
-    let mill = short_mill(Sync::Lazy).await;
+    gone_with_full_hands(R1).await;
+}
+
+pub(crate) async fn gone_with_full_hands(setup: Setup) {
+    let site = Site::start(setup).await;
     let runs = Seen::default();
-    let worker = Process::worker(mill.broker.url(), &["--exec", "numbered=sleep 60"]).await;
-    let load = Load::start(&mill.client, 16, Duration::from_millis(1)).end().await;
-    let nats = mill.nats().await;
+    let worker = Process::worker(&site.url(), &["--exec", "numbered=sleep 60"]).await;
+    let load = Load::start(&site.client, 16, Duration::from_millis(1)).end().await;
+    let nats = site.nats().await;
     eventually("all are in hands", || async {
         let counts = crate::support::lane_counts(&nats, "default", "normal").await;
         (counts == (0, 16)).then_some(())
@@ -332,8 +432,9 @@ async fn jobs_of_a_worker_that_is_gone_are_taken_up_within_a_lease() {
     .await;
     worker.kill().await;
     let killed = Instant::now();
-    let running = work(&mill.client, &runs).await;
-    load.is_all_done(&mill.client, &nats, &runs, ACK_WAIT + Duration::from_secs(2)).await;
+    let running = work(&site.hands, &runs).await;
+    load.is_all_done(&site.client, &nats, &runs, ACK_WAIT + Duration::from_secs(2)).await;
     assert!(killed.elapsed() < ACK_WAIT + Duration::from_secs(3), "{:?}", killed.elapsed());
     running.drain().await;
+    site.copies_agree().await;
 }

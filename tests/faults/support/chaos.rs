@@ -34,13 +34,21 @@ impl Chaos {
         ["chaos", role, "--history", folder, "--queue", QUEUE]
     }
 
-    pub(crate) async fn producer(&self, name: &str, jobs: u32, rate: u32) -> Process {
+    pub(crate) async fn producer(&self, name: &str, jobs: u64, rate: u32) -> Process {
         let (jobs, rate, seed) = (jobs.to_string(), rate.to_string(), self.seed.to_string());
         let more = ["--name", name, "--jobs", &jobs, "--rate", &rate, "--seed", &seed];
         let command = program(&self.url, &[&self.arguments("producer"), &more[..]].concat());
         let producer = Process::start(command);
         producer.says("ready").await;
         producer
+    }
+
+    /// Puts so many jobs on each lane, none of which fails.
+    pub(crate) async fn fill(&self, each: u64) {
+        let (each, seed) = (each.to_string(), self.seed.to_string());
+        let more = ["--name", "filling", "--fill", &each, "--seed", &seed];
+        let command = program(&self.url, &[&self.arguments("producer"), &more[..]].concat());
+        assert!(Process::start(command).ended().await.success());
     }
 
     pub(crate) async fn worker(&self, name: &str) -> Process {

@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tidemill::{
-    Backoff, Client, Handler, JobContext, JobError, JobHandle, JobId, NewJob, Queue, RetryPolicy,
-    Running, Status, Worker,
+    Backoff, Client, Handler, Job, JobContext, JobError, JobHandle, JobId, NewJob, Queue,
+    RetryPolicy, Running, Status, Worker,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
-use super::{
-    ACK_WAIT, Numbered, PATIENCE, RECOVERY, Seen, api, eventually, numbered, stream_messages,
-};
+use super::{ACK_WAIT, Numbered, PATIENCE, RECOVERY, Seen, api, eventually, stream_messages};
 
 /// The queue of `tidemill chaos`.
 pub(crate) const QUEUE: &str = "default";
@@ -82,16 +80,30 @@ impl Load {
 
     /// The same with numbers from `first`.
     pub(crate) fn from(client: &Client, first: u64, jobs: u64, every: Duration) -> Self {
+        Self::of_size(client, first, jobs, every, 0)
+    }
+
+    /// The same with jobs of some more bytes each.
+    pub(crate) fn of_size(
+        client: &Client,
+        first: u64,
+        jobs: u64,
+        every: Duration,
+        bytes: usize,
+    ) -> Self {
         let client = client.clone();
+        let padding = "x".repeat(bytes);
         let producing = tokio::spawn(async move {
             let mut ticks = interval(every);
             let mut under_way = Vec::new();
             for n in first..first + jobs {
                 ticks.tick().await;
                 let client = client.clone();
+                let payload = json!({ "n": n, "padding": padding }).to_string();
                 under_way.push(tokio::spawn(async move {
                     let asked = Instant::now();
-                    let said = client.enqueue(NewJob::new(&numbered(n)).id(id_of(n))).await;
+                    let job = NewJob::raw(Numbered::KIND, payload).id(id_of(n));
+                    let said = client.enqueue(job).await;
                     Enqueued { n, said, took: asked.elapsed() }
                 }));
             }
@@ -176,7 +188,7 @@ impl Said {
         });
         join_all(awaited).await;
         let left = within.saturating_sub(healed.elapsed()) + SETTLING;
-        is_empty_within(nats, left).await;
+        is_empty_within(nats, QUEUE, left).await;
         let queue = Queue::default();
         let (unknown, refused) = (&self.unknown, self.refused.iter().map(|(n, _)| n));
         for n in unknown.iter().chain(refused) {
@@ -220,19 +232,24 @@ fn extra_runs(runs: &Runs) -> usize {
 
 /// Waits until the queue holds nothing, not even something unsettled.
 pub(crate) async fn is_empty(nats: &async_nats::Client) {
-    is_empty_within(nats, PATIENCE - Duration::from_secs(1)).await;
+    is_empty_of(nats, QUEUE).await;
 }
 
-async fn is_empty_within(nats: &async_nats::Client, within: Duration) {
+/// The same of any queue.
+pub(crate) async fn is_empty_of(nats: &async_nats::Client, queue: &str) {
+    is_empty_within(nats, queue, PATIENCE - Duration::from_secs(1)).await;
+}
+
+async fn is_empty_within(nats: &async_nats::Client, queue: &str, within: Duration) {
     let left = Seen::default();
-    if timeout(within, look_until_empty(nats, &left)).await.is_err() {
+    if timeout(within, look_until_empty(nats, queue, &left)).await.is_err() {
         panic!("something is left: {:#?}", left.all().last());
     }
 }
 
-async fn look_until_empty(nats: &async_nats::Client, left: &Seen<Value>) {
+async fn look_until_empty(nats: &async_nats::Client, queue: &str, left: &Seen<Value>) {
     eventually("an empty queue", || async {
-        for stream in ["TIDEMILL_JOBS_default", "TIDEMILL_TIMERS_default"] {
+        for stream in ["JOBS", "TIMERS"].map(|stream| format!("TIDEMILL_{stream}_{queue}")) {
             let info = api(nats, &format!("STREAM.INFO.{stream}"), Value::Null).await;
             if info["state"]["messages"] != 0 {
                 let state = &info["state"];
@@ -247,7 +264,7 @@ async fn look_until_empty(nats: &async_nats::Client, left: &Seen<Value>) {
             }
         }
         for lane in ["critical", "high", "normal", "low"] {
-            let verb = format!("CONSUMER.INFO.TIDEMILL_JOBS_default.{lane}");
+            let verb = format!("CONSUMER.INFO.TIDEMILL_JOBS_{queue}.{lane}");
             let info = api(nats, &verb, Value::Null).await;
             if info["num_pending"] != 0 || info["num_ack_pending"] != 0 {
                 left.push(info);

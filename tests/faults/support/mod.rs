@@ -1,12 +1,14 @@
 //! What breaks things, and what sees that nothing came of it.
 
 pub(crate) mod chaos;
+pub(crate) mod copies;
 pub(crate) mod disk;
 pub(crate) mod footprint;
 pub(crate) mod island;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod site;
 
 use std::time::Duration;
 
@@ -15,6 +17,7 @@ use tidemill::embedded::{Broker, BrokerBuilder};
 use tidemill::{Client, ConnectOptions, Queue, QueueConfig};
 
 pub(crate) use self::mill::*;
+pub(crate) use self::site::{R1, Setup, Site};
 
 #[path = "../../suite/support.rs"]
 #[expect(dead_code, reason = "the suite has uses for all of it")]
@@ -40,16 +43,27 @@ pub(crate) enum Sync {
 
 impl Sync {
     pub(crate) fn builder(self) -> BrokerBuilder {
-        Broker::builder().jetstream_config(match self {
+        Broker::builder().jetstream_config(self.config())
+    }
+
+    /// What a server's configuration says of it.
+    pub(crate) fn config(self) -> &'static str {
+        match self {
             Self::Lazy => "",
             Self::Always => "sync_interval: always",
-        })
+        }
     }
 }
+
+/// The room of streams that have a limit: servers set it aside, for each of several queues.
+const ROOM: u64 = 64 << 20;
 
 /// Queues with short leases and as many replicas.
 pub(crate) fn short_leases(replicas: u8) -> QueueConfig {
     let mut config = QueueConfig::default();
+    config.max_jobs_bytes = ROOM;
+    config.max_results_bytes = ROOM;
+    config.max_dead_bytes = ROOM;
     config.ack_wait = ACK_WAIT;
     config.replicas = replicas;
     config

@@ -185,6 +185,12 @@ impl Crew {
         chance % self.places.len()
     }
 
+    /// The processes that run, by name and id.
+    pub(super) fn running(&self) -> Vec<(String, u32)> {
+        let roles = self.places.iter().filter_map(|place| place.role.as_ref());
+        roles.filter_map(|role| Some((role.name.clone(), role.child.id()?))).collect()
+    }
+
     pub(super) async fn start_one(&mut self, index: usize) -> anyhow::Result<()> {
         self.places[index].generation += 1;
         let name = self.name(index);

@@ -73,6 +73,8 @@ pub(super) enum Event {
     Healed { what: String },
     /// Everything is whole again, for good.
     AllHealed,
+    /// What a process took of the machine while nothing was broken by its own kind of fault.
+    Footprint { of: String, rss_kib: u64, files: u64 },
     /// The queue was seen without unfinished jobs.
     Emptied,
     /// A completion that the broker has.

@@ -21,6 +21,20 @@ pub(super) struct Leaders {
     streams: BTreeMap<String, Group>,
     /// By the names of stream and consumer.
     consumers: BTreeMap<(String, String), Group>,
+    /// What its own copy of each stream has in it, by the name of the stream.
+    copies: BTreeMap<String, Contents>,
+}
+
+/// What a copy of a stream has in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+struct Contents {
+    messages: u64,
+    bytes: u64,
+    first_seq: u64,
+    last_seq: u64,
+    /// Between first and last.
+    #[serde(default)]
+    num_deleted: u64,
 }
 
 /// A stream's or a consumer's servers.
@@ -61,6 +75,8 @@ struct Stream {
     #[serde(default)]
     cluster: Option<Group>,
     #[serde(default)]
+    state: Contents,
+    #[serde(default)]
     consumer_detail: Vec<Consumer>,
 }
 
@@ -79,7 +95,8 @@ impl Leaders {
             ..Self::default()
         };
         let streams = page.account_details.into_iter().flat_map(|account| account.stream_detail);
-        for Stream { name, cluster, consumer_detail } in streams {
+        for Stream { name, cluster, state, consumer_detail } in streams {
+            leaders.copies.insert(name.clone(), state);
             for consumer in consumer_detail {
                 let group = consumer.cluster.unwrap_or_default();
                 leaders.consumers.insert((name.clone(), consumer.name), group);
@@ -162,6 +179,23 @@ pub(super) fn unsettled(answers: &[Option<Leaders>]) -> Option<String> {
     (has_copies && !all_alike).then(|| format!("the servers know of {counts:?} streams"))
 }
 
+/// Why the servers that answered so do not hold the same: that of a stream which has copies.
+pub(super) fn divergence(answers: &[Option<Leaders>]) -> Option<String> {
+    let all: Vec<&Leaders> = answers.iter().flatten().collect();
+    let has_copies = |name: &str| {
+        let groups = all.iter().filter_map(|seen| seen.streams.get(name));
+        groups.into_iter().any(|group| !group.replicas.is_empty())
+    };
+    let names = all.iter().flat_map(|seen| seen.copies.keys()).filter(|name| has_copies(name));
+    for name in names {
+        let copies: Vec<Option<&Contents>> = all.iter().map(|seen| seen.copies.get(name)).collect();
+        if copies.windows(2).any(|pair| pair[0] != pair[1]) {
+            return Some(format!("the servers hold different copies of {name}: {copies:?}"));
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -184,6 +218,30 @@ mod tests {
         assert_eq!(leaders.of_consumer("J", "low"), Some("n3"));
         assert_eq!((leaders.of_stream("other"), leaders.of_consumer("J", "high")), (None, None));
         assert!(Leaders::parse(b"{}").expect("reads").meta.is_none(), "a server on its own");
+    }
+
+    #[test]
+    fn copies_differ_where_any_server_holds_something_else() {
+        let holds = |messages: u64, last: u64| {
+            let page = format!(
+                r#"{{"account_details":[{{"name":"$G","stream_detail":[{{"name":"J",
+                "cluster":{{"leader":"n1","replicas":[{{"name":"n2"}}]}},"state":{{
+                "messages":{messages},"bytes":10,"first_seq":1,"last_seq":{last}}}}}]}}]}}"#
+            );
+            Some(Leaders::parse(page.as_bytes()).expect("reads"))
+        };
+        for (what, answers, is_same) in [
+            ("the same", [holds(2, 3), holds(2, 3), holds(2, 3)], true),
+            ("one has a message more", [holds(2, 3), holds(3, 3), holds(2, 3)], false),
+            ("one went on to the next", [holds(2, 3), holds(2, 3), holds(2, 4)], false),
+            ("one has none of it", [holds(2, 3), Some(Leaders::default()), holds(2, 3)], false),
+        ] {
+            let found = divergence(&answers);
+            assert_eq!(found.is_none(), is_same, "{what}: {found:?}");
+        }
+        // Without copies there is nothing to compare.
+        let alone = || Leaders { streams: BTreeMap::new(), ..holds(2, 3).expect("read") };
+        assert_eq!(divergence(&[Some(alone()), Some(Leaders::default())]), None);
     }
 
     #[test]

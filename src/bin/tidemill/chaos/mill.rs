@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use tidemill::embedded::{Broker, Cluster};
 use tokio::time::{Instant, sleep};
 
-use super::leaders::{Leaders, Monitor, unsettled};
+use super::leaders::{Leaders, Monitor, divergence, unsettled};
 use crate::output;
 
 /// What all servers are configured with: to leave within seconds when they are told to.
@@ -19,6 +19,8 @@ const NO_ROOM: &str = "max_connections: 1\n";
 
 /// How long a cluster may take until every copy has caught up.
 const CATCH_UP: Duration = Duration::from_secs(60);
+/// How long servers may take to hold the same when nothing is under way any more.
+const SAME_WITHIN: Duration = Duration::from_secs(10);
 const PACE: Duration = Duration::from_millis(100);
 
 pub(super) enum Mill {
@@ -66,6 +68,12 @@ impl Mill {
         chance % self.nodes().len()
     }
 
+    /// The processes that run, by name and id.
+    pub(super) fn running(&self) -> Vec<(String, u32)> {
+        let all = self.nodes().iter().enumerate();
+        all.filter_map(|(index, node)| Some((self.name(index), node.pid()?))).collect()
+    }
+
     /// What a server is called.
     pub(super) fn name(&self, index: usize) -> String {
         match self {
@@ -97,6 +105,20 @@ impl Mill {
                 }
                 Some(_) => sleep(PACE).await,
             }
+        }
+    }
+
+    /// Why the servers do not hold the same copies, when nothing is under way any more; they are given a
+    /// while for it.
+    pub(super) async fn divergence(&self) -> Option<String> {
+        let Self::Three(cluster, monitor) = self else { return None };
+        let deadline = Instant::now() + SAME_WITHIN;
+        loop {
+            let why = divergence(&monitor.ask(cluster.nodes()).await)?;
+            if Instant::now() > deadline {
+                return Some(why);
+            }
+            sleep(PACE).await;
         }
     }
 

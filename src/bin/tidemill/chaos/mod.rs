@@ -7,6 +7,7 @@
 mod check;
 mod collect;
 mod crew;
+mod footprint;
 mod history;
 mod leaders;
 mod mill;

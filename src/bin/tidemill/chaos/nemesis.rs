@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::crew::Crew;
+use super::footprint;
 use super::history::{Event, Journal};
 use super::mill::Mill;
 use super::plan::{Fault, Plan, Step};
@@ -43,8 +44,17 @@ impl Nemesis<'_> {
             self.inflict(step).await.with_context(|| format!("fault {what}"))?;
             self.journal.note(Event::Healed { what: what.clone() })?;
             self.stage.healed(&what);
+            self.look()?;
         }
         Ok(())
+    }
+
+    /// Writes down what each process takes of the machine; of workers only where none is broken just now.
+    pub(super) fn look(&self) -> anyhow::Result<()> {
+        let workers = self.crew.try_lock().map(|crew| crew.running()).unwrap_or_default();
+        let all = workers.into_iter().chain(self.mill.running());
+        let seen: Vec<Event> = all.filter_map(|(name, pid)| footprint::of(name, pid)).collect();
+        self.journal.write(&seen)
     }
 
     async fn inflict(&self, step: &Step) -> anyhow::Result<()> {

@@ -82,6 +82,20 @@ impl Piece {
         }
     }
 
+    /// The same among jobs that fill all lanes alike, and succeed at once after a while.
+    pub(super) fn of_filling(name: &str, seed: u64, n: u64) -> Self {
+        let lanes = Priority::ALL;
+        Self {
+            lane: lanes[usize::try_from(n % lanes.len() as u64).unwrap_or_default()],
+            fails: 0,
+            max_attempts: PLENTY,
+            takes_ms: 20 + n % 20,
+            run_after_ms: None,
+            entry: Entry::Many,
+            ..Self::of(name, seed, n)
+        }
+    }
+
     pub(super) fn payload(&self) -> anyhow::Result<Vec<u8>> {
         Ok(serde_json::to_vec(self)?)
     }
@@ -146,6 +160,15 @@ mod tests {
         assert!((20..80).contains(&always), "{always}");
         assert!(pieces.iter().any(|piece| piece.fails == 1 && piece.max_attempts == PLENTY));
         assert!(pieces.iter().any(|piece| piece.run_after_ms.is_some()));
+    }
+
+    #[test]
+    fn lanes_are_filled_alike() {
+        let pieces: Vec<Piece> = (0..400).map(|n| Piece::of_filling("p", 1, n)).collect();
+        for lane in Priority::ALL {
+            assert_eq!(pieces.iter().filter(|piece| piece.lane == lane).count(), 100, "{lane}");
+        }
+        assert!(pieces.iter().all(|piece| piece.fails == 0 && piece.run_after_ms.is_none()));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use futures_util::future::join_all;
-use tidemill::{Client, Error, JobHandle, NewJob, Queue};
+use tidemill::{Client, Error, JobHandle, NewJob, Priority, Queue};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
@@ -35,8 +35,11 @@ pub(crate) struct ProducerArgs {
     #[command(flatten)]
     role: RoleArgs,
     /// How many jobs
-    #[arg(long)]
+    #[arg(long, required_unless_present = "fill", default_value_t = 0)]
     jobs: u64,
+    /// Instead of such, put as many as this on each lane, all at once, that succeed in some 30 ms
+    #[arg(long, value_name = "JOBS", conflicts_with_all = ["jobs", "rate"])]
+    fill: Option<u64>,
     /// Jobs in a second
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
@@ -55,6 +58,11 @@ pub(super) async fn run(global: &Global, args: ProducerArgs) -> anyhow::Result<E
     let ProducerArgs { jobs, rate, .. } = args;
     producer.journal.note(Event::Producing { seed, jobs, rate })?;
     output::line("ready")?;
+    if let Some(each) = args.fill {
+        producer.fill(&args.role.name, seed, each).await?;
+        output::line("done")?;
+        return Ok(Exit::Ok);
+    }
     let mut under_way = JoinSet::new();
     tokio::select! {
         produced = producer.produce(&args, seed, &mut under_way) => produced?,
@@ -95,6 +103,17 @@ impl Producer {
             while let Some(ended) = under_way.try_join_next() {
                 ended??;
             }
+        }
+        Ok(())
+    }
+
+    /// Puts so many jobs on each lane.
+    async fn fill(&self, name: &str, seed: u64, each: u64) -> anyhow::Result<()> {
+        let lanes = Priority::ALL.len() as u64;
+        let pieces: Vec<Piece> =
+            (0..each * lanes).map(|n| Piece::of_filling(name, seed, n)).collect();
+        for some in pieces.chunks(UNDER_WAY) {
+            self.clone().enqueue(some.to_vec()).await?;
         }
         Ok(())
     }

@@ -35,6 +35,9 @@ pub(super) struct Report {
     pub(super) late_retries: u64,
     /// Handler calls by lane.
     pub(super) lane_starts: BTreeMap<Priority, u64>,
+    /// First attempts by lane in a while in which all lanes were full and nothing was broken; empty where
+    /// there was no such while.
+    pub(super) shares: BTreeMap<Priority, u64>,
     /// From the last heal, or the last enqueue after it, to the empty queue.
     pub(super) recovered_ms: Option<u64>,
     pub(super) streams: Streams,
@@ -115,6 +118,7 @@ impl Report {
         row("early", self.early_retries.to_string(), "0");
         row("late", self.late_retries.to_string(), "0");
         row("handler calls by lane", listed(&self.lane_starts), "");
+        row("starts while all lanes were full", listed(&self.shares), "about 8:4:2:1");
         row(
             "recovered",
             self.recovered_ms.map_or_else(

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::check::Asked;
 use super::collect::{check_folder, collect};
 use super::crew::{Crew, Program, Role};
+use super::footprint;
 use super::history::{Event, Journal};
 use super::mill::Mill;
 use super::nemesis::Nemesis;
@@ -30,6 +31,11 @@ const PRODUCERS: u64 = 2;
 
 /// How long producers may take beyond the run: what is unknown they ask for this long.
 const PRODUCERS_END: Duration = Duration::from_secs(90);
+
+/// How many jobs each lane is filled with in the beginning, for each that all workers run at once; and the
+/// most.
+const FILLED: u64 = 13;
+const MOST_FILLED: u64 = 4000;
 
 /// Whether a run has come to its end or was told to stop before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,8 +219,11 @@ impl Run<'_> {
             namespace: self.global.namespace.to_string(),
             history: self.history.to_owned(),
         };
+        self.fill(&program).await?;
         let crew = Crew::start(program.clone(), wish.workers, args.concurrency).await?;
         let crew = Mutex::new(crew);
+        stage.say("all lanes are full, and nothing is broken yet");
+        self.is_worked_off(&client, &queue).await?;
         let producers = self.start_producers(&program).await?;
         let ended = {
             let ns = self.global.namespace.as_str().to_uppercase();
@@ -239,7 +248,12 @@ impl Run<'_> {
                 collected = collect(&client, &queue, self.history, within) => collected,
                 () = stage.watch(&client, &queue) => Ok(()),
             };
+            let left = crew.running().into_iter().chain(mill.running());
+            let left: Vec<Event> =
+                left.filter_map(|(name, pid)| footprint::of(name, pid)).collect();
+            journal.write(&left)?;
             wrong.extend(crew.stop().await);
+            wrong.extend(mill.divergence().await);
             client.close().await?;
             mill.stop().await?;
             stage.end();
@@ -267,6 +281,29 @@ impl Run<'_> {
         Ok(client)
     }
 
+    /// Fills all lanes before anybody works them.
+    async fn fill(&self, program: &Program) -> anyhow::Result<()> {
+        let held = self.wish.workers as u64 * self.args.concurrency as u64;
+        let each = (held * FILLED).clamp(1, MOST_FILLED).to_string();
+        let seed = self.wish.seed.to_string();
+        let more = ["--fill", &each, "--seed", &seed].map(str::to_owned);
+        let filling = program.start("producer", "p0", &more).await?;
+        filling.end(PRODUCERS_END).await.map_or(Ok(()), |why| anyhow::bail!("producer {why}"))
+    }
+
+    /// Waits until what the lanes were filled with is done.
+    async fn is_worked_off(&self, client: &Client, queue: &Queue) -> anyhow::Result<()> {
+        let within = Duration::from_secs(self.args.within);
+        let worked_off = async {
+            while client.unfinished(queue).await? > 0 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            anyhow::Ok(())
+        };
+        let ended = tokio::time::timeout(within, worked_off).await;
+        ended.with_context(|| format!("full lanes are not worked off in {} s", within.as_secs()))?
+    }
+
     async fn start_producers(&self, program: &Program) -> anyhow::Result<Vec<Role>> {
         let rate = self.args.rate as f64 / PRODUCERS as f64;
         let jobs = (rate * self.wish.duration_ms as f64 / 1000.0).ceil() as u64;
@@ -285,6 +322,7 @@ impl Run<'_> {
 
     async fn break_things(&self, nemesis: &Nemesis<'_>) -> anyhow::Result<()> {
         let end = Instant::now() + Duration::from_millis(self.wish.duration_ms);
+        nemesis.look()?;
         nemesis.run(&plan(&self.wish), end).await?;
         tokio::time::sleep_until(end).await;
         Ok(())

@@ -23,6 +23,7 @@ pub(super) struct Books {
     pub(super) emptied_us: Option<u64>,
     pub(super) streams: Option<Streams>,
     pub(super) seed: Option<u64>,
+    pub(super) footprints: Vec<Footprint>,
     ack_wait_us: Option<u64>,
     /// By process.
     concurrency: BTreeMap<String, u64>,
@@ -41,6 +42,22 @@ impl Fault {
     /// Whether it was of a worker, and the broker was whole.
     pub(super) fn is_of_worker(&self) -> bool {
         self.what.starts_with("worker")
+    }
+}
+
+/// What a process took of the machine.
+#[derive(Clone, Debug)]
+pub(super) struct Footprint {
+    pub(super) at_us: u64,
+    pub(super) of: String,
+    pub(super) rss_kib: u64,
+    pub(super) files: u64,
+}
+
+impl Footprint {
+    /// Whether it is of a worker, and not of a server.
+    pub(super) fn is_of_worker(&self) -> bool {
+        self.of.starts_with('w')
     }
 }
 
@@ -186,6 +203,9 @@ impl Books {
                     fault.until_us.get_or_insert(at_us);
                 }
             }
+            Event::Footprint { of, rss_kib, files } => {
+                self.footprints.push(Footprint { at_us, of, rss_kib, files });
+            }
             Event::Emptied => self.emptied_us = Some(at_us),
             Event::Completion { id, run, status, attempt } => {
                 self.job(id).completions.push(Ended { run, status, attempt });
@@ -221,6 +241,11 @@ impl Books {
     /// How many jobs all workers run at once, as the most that one fault can hit.
     pub(super) fn held(&self) -> u64 {
         self.concurrency.values().sum()
+    }
+
+    /// How many worker processes there ever were.
+    pub(super) fn workers(&self) -> u64 {
+        self.concurrency.len() as u64
     }
 
     /// The faults that something between two moments can come of. A worker that is whole again disturbs

@@ -5,7 +5,9 @@
 mod attempts;
 mod books;
 mod ends;
+mod footprints;
 mod runs;
+mod shares;
 #[cfg(test)]
 mod tests;
 
@@ -36,8 +38,10 @@ pub(super) fn check(lines: &[(String, Line)], asked: Asked) -> Report {
     ends::completions(&books, &mut report);
     ends::wrong_ends(&books, &mut report);
     runs::count(&books, asked, &mut report);
+    shares::weighted(&books, &mut report);
     attempts::numbers(&books, asked, &mut report);
     attempts::times(&books, asked, &mut report);
+    footprints::flat(&books, &mut report);
     emptied(&books, &mut report);
     report.holds = report.violations.is_empty();
     report
