@@ -8,8 +8,8 @@ use tidemill::{Client, ConnectOptions, JobHandle, Queue, Status};
 
 use crate::support::load::{Load, Runs, is_empty, work, work_for};
 use crate::support::{
-    ACK_WAIT, GAP, RECOVERY, Seen, Sync, api, change, completion, eventually, numbered,
-    short_leases, short_mill, stream_messages,
+    ACK_WAIT, GAP, NOTHING, RECOVERY, Seen, Sync, api, change, completion, eventually, numbered,
+    short_leases, short_mill, stream_messages, worker_without,
 };
 
 const JOBS: &str = "TIDEMILL_JOBS_default";
@@ -160,31 +160,10 @@ struct Guarded {
     running: tidemill::Running,
 }
 
-/// Users: `admin`, and `worker` without these rights.
-fn users(may_not_publish: &str, may_not_subscribe: &str) -> String {
-    format!(
-        r#"
-accounts {{
-  JOBS {{
-    jetstream: enabled
-    users: [
-      {{ user: admin, password: admin }}
-      {{ user: worker, password: worker, permissions {{
-          publish: {{ allow: ">", deny: ["{may_not_publish}"] }}
-          subscribe: {{ allow: ">", deny: ["{may_not_subscribe}"] }} }} }}
-    ]
-  }}
-}}
-"#
-    )
-}
-
-const NOTHING: &str = "nothing";
-
 impl Guarded {
     async fn start() -> Self {
         let broker = Broker::builder()
-            .config(users(NOTHING, NOTHING))
+            .config(worker_without(NOTHING, NOTHING))
             .connect_with(|options| options.user_password("admin", "admin"))
             .start()
             .await
@@ -208,7 +187,7 @@ impl Guarded {
     }
 
     async fn may_not(&self, publish: &str, subscribe: &str) {
-        self.broker.reload(users(publish, subscribe)).await.expect("in force");
+        self.broker.reload(worker_without(publish, subscribe)).await.expect("in force");
     }
 
     async fn enqueue(&self, n: u64) -> JobHandle {
