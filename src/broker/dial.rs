@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::AuthError;
+use tokio_util::sync::DropGuard;
 
 use super::credentials::Credentials;
 use super::events::Events;
@@ -17,9 +18,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 const RECONNECT_LONGEST: Duration = Duration::from_secs(4);
 
+/// `alive` is dropped with the client's task, however that ends.
 pub(super) fn nats_options(
     options: &ConnectOptions,
     events: Arc<Events>,
+    alive: DropGuard,
 ) -> Result<async_nats::ConnectOptions> {
     let tls = &options.tls;
     let mut nats = authenticated(&options.credentials)
@@ -31,6 +34,7 @@ pub(super) fn nats_options(
         .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(|attempts| reconnect_delay(attempts, fastrand::f64()))
         .event_callback(move |event| {
+            let _ = &alive;
             events.take(&event);
             std::future::ready(())
         });

@@ -20,6 +20,8 @@ pub(crate) mod name {
     pub(crate) const SEAL: &str = "Tidemill-Seal";
     /// Who vouches for the job.
     pub(crate) const SIGNATURE: &str = "Tidemill-Signature";
+    /// The header block, in base64, of a message whose headers cannot be read.
+    pub(crate) const BLOCK: &str = "Tidemill-Header-Block";
     /// On dead letters only.
     pub(crate) const DEAD: &str = "Tidemill-Dead";
     /// On cron entries only.

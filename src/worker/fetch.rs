@@ -105,11 +105,9 @@ impl Fetcher {
         self.suspect_up_to = in_ledger.max(self.highest);
         self.handed_out = 0;
         // It may have been a job that broke the connection, and would again when its lease is over.
-        let (shared, lane) = (self.shared.clone(), self.lane);
+        let (shared, lane, last_here) = (self.shared.clone(), self.lane, self.highest);
         self.shared.tasks.spawn(async move {
-            if let Err(error) = shared.bury_unreadable(lane, ack_wait).await {
-                tracing::debug!(%error, "unsettled jobs were not looked at");
-            }
+            shared.bury_unreadable(lane, ack_wait, last_here).await;
         });
         Ok(())
     }

@@ -118,8 +118,11 @@ impl Promoter {
     async fn reconnected(&mut self, is_alive: bool) {
         self.puller.forget();
         if !is_alive {
-            self.shared.stop_fetching.cancelled().await;
+            return self.shared.stop_fetching.cancelled().await;
         }
+        // It may have been a timer that broke the connection.
+        let (shared, queue) = (self.shared.clone(), self.queue);
+        self.shared.tasks.spawn(async move { shared.promote_unreadable(queue).await });
     }
 
     async fn take(&mut self, pulled: Pulled) {
@@ -223,7 +226,7 @@ enum Promotion {
 
 impl Shared {
     /// Puts a job whose time has come into its lane, then takes the timer away.
-    async fn promote(&self, delivery: Delivery) -> Result<()> {
+    pub(super) async fn promote(&self, delivery: Delivery) -> Result<()> {
         let ack = delivery.ack.clone();
         let Some(out) = self.read_out(delivery) else {
             return ack.nak_confirmed(&self.conn, UNREADABLE).await;

@@ -1,16 +1,11 @@
-//! Messages that are too large or hostile.
+//! Messages that are too large or hostile. Those that the client library cannot read are in `poison`.
 
 use std::time::Duration;
 
-use tidemill::{DeadLetter, Error, Handler, JobContext, JobError, NewJob, RetryPolicy, Status};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tidemill::{Error, Handler, JobContext, JobError, NewJob, RetryPolicy, Status};
 
-use crate::support::load::is_empty;
-use crate::support::process::{Process, program};
 use crate::support::{
-    GAP, Mill, Numbered, Seen, Sync, completion, dead, eventually, numbered, short_mill,
-    stream_messages,
+    Numbered, Seen, Sync, completion, dead, numbered, short_mill, stream_messages,
 };
 
 const JOBS: &str = "TIDEMILL_JOBS_default";
@@ -86,98 +81,6 @@ async fn headers_steer_nothing() {
     assert_eq!(completion(&much.expect("stored")).await.status, Status::Done);
     assert!(seen.all().contains(&Some(60 << 10)));
     running.drain().await;
-}
-
-/// Publishes over a bare socket what no client library would send.
-async fn publish_raw(mill: &Mill, subject: &str, headers: &[u8], body: &[u8]) {
-    let stream = TcpStream::connect(mill.broker.url().trim_start_matches("nats://")).await;
-    let mut stream = BufReader::new(stream.expect("connects"));
-    let (head, total) = (headers.len(), headers.len() + body.len());
-    let connect = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n";
-    let publish = format!("HPUB {subject} {head} {total}\r\n");
-    let bytes = [connect.as_bytes(), publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
-    stream.write_all(&bytes).await.expect("sent");
-    let mut line = String::new();
-    while line.trim() != "PONG" {
-        line.clear();
-        stream.read_line(&mut line).await.expect("an answer");
-        assert!(!line.starts_with("-ERR"), "{line}");
-    }
-}
-
-/// Publishes a job with this header block among good ones, which must not be held up by it; how it ended,
-/// if it has no more to say than that it is gone from the queue.
-async fn among_good_ones(headers: &[u8]) -> Vec<DeadLetter> {
-    let mill = short_mill(Sync::Lazy).await;
-    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
-    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
-    let subject = "tidemill.jobs.default.normal.numbered.odd";
-    publish_raw(&mill, subject, headers, b"{\"n\":0}").await;
-    for n in 1..=20 {
-        let job = mill.client.enqueue(numbered(n)).await.expect("stored");
-        let done = job.completion_within(GAP).await.expect("not held up");
-        assert_eq!((done.status, done.attempt), (Status::Done, 1), "{n}");
-    }
-    is_empty(&mill.nats().await).await;
-    let letters = dead(&mill).await;
-    running.drain().await;
-    letters
-}
-
-/// 24. Headers that break the connection of whoever they are sent to, as no client library would write
-/// them: the job is buried with the reason, and the others are not held up.
-#[tokio::test]
-async fn headers_that_cannot_be_read_are_buried_and_hold_up_nothing() {
-    for (headers, flaw) in [
-        (&b"NATS/1.0\r\nX-Name: \xff\xfe\r\n\r\n"[..], "UTF-8"),
-        (b"NATS/1.0\r\nno colon here\r\n\r\n", "colon"),
-        (b"rubbish\r\n\r\n", "NATS/1.0"),
-    ] {
-        let letters = among_good_ones(headers).await;
-        assert_eq!(letters.len(), 1, "{letters:?}");
-        let letter = &letters[0];
-        assert_eq!((letter.info.reason.as_str(), letter.id.as_str()), ("bad_header", "odd"));
-        assert!(letter.info.errors[0].message.contains(flaw), "{letter:?}");
-        assert_eq!(letter.payload, &b"{\"n\":0}"[..]);
-    }
-}
-
-/// 24. A job with a status in its headers, as only the broker's own words have one: it is a job.
-#[tokio::test]
-async fn a_job_with_a_status_is_a_job() {
-    for status in ["404 No Messages", "409 Consumer Deleted", "100 Idle"] {
-        let letters = among_good_ones(format!("NATS/1.0 {status}\r\n\r\n").as_bytes()).await;
-        assert!(letters.is_empty(), "{letters:?}");
-    }
-}
-
-/// 24. A header that makes the client library panic: the worker's process ends, and the one that a
-/// supervisor starts in its place buries the job.
-#[tokio::test]
-async fn a_header_that_ends_the_worker_ends_it_once() {
-    let mill = short_mill(Sync::Lazy).await;
-    let url = mill.broker.url();
-    let subject = "tidemill.jobs.default.normal.quick.odd";
-    publish_raw(&mill, subject, b"NATS/1.0\r\nX-Name: a\rb\r\n\r\n", b"{}").await;
-    let job = mill.client.enqueue(NewJob::raw("quick", "{}")).await.expect("stored");
-    let starts = Seen::default();
-    let supervisor = async {
-        loop {
-            starts.push(());
-            Process::start(program(url, &["work", "--exec", "quick=true"])).gone().await;
-        }
-    };
-    let ends = async {
-        assert_eq!(completion(&job).await.status, Status::Done);
-        let letter = eventually("a dead letter", || async { dead(&mill).await.pop() }).await;
-        assert_eq!((letter.info.reason.as_str(), letter.id.as_str()), ("bad_header", "odd"));
-        is_empty(&mill.nats().await).await;
-    };
-    tokio::select! {
-        () = supervisor => unreachable!("it goes on"),
-        () = ends => {}
-    }
-    assert!(starts.len() <= 3, "{} workers", starts.len());
 }
 
 /// 22. A payload of rubbish among good ones: it is buried at first sight, and the others are worked

@@ -186,6 +186,7 @@ impl Shared {
             | Part::Timers(_)
             | Part::Setup(_)
             | Part::Control(_)
+            | Part::Unreadable(_)
             | Part::Leases => return,
         };
         match tried {

@@ -29,6 +29,8 @@ pub(in crate::worker) enum Part {
     Setup(usize),
     /// Hearing what the workers of a queue are told.
     Control(usize),
+    /// Burying jobs of a queue that break the connection.
+    Unreadable(usize),
     /// Holding jobs.
     Leases,
 }
@@ -41,7 +43,8 @@ impl Part {
             Self::Records(queue, _)
             | Self::Timers(queue)
             | Self::Setup(queue)
-            | Self::Control(queue) => Some(queue),
+            | Self::Control(queue)
+            | Self::Unreadable(queue) => Some(queue),
             Self::Link | Self::Inbox | Self::Leases => None,
         }
     }
@@ -53,7 +56,11 @@ impl Part {
             Self::Records(_, RecordKind::Result | RecordKind::Attempt) => Effect::TakesNoJobs,
             // A job whose letter finds no place waits to be buried; the others go on.
             Self::Records(_, RecordKind::Dead) => Effect::WorksOn,
-            Self::Timers(_) | Self::Setup(_) | Self::Control(_) | Self::Leases => Effect::WorksOn,
+            Self::Timers(_)
+            | Self::Setup(_)
+            | Self::Control(_)
+            | Self::Unreadable(_)
+            | Self::Leases => Effect::WorksOn,
         }
     }
 
@@ -70,6 +77,7 @@ impl Part {
             | Self::Timers(_)
             | Self::Setup(_)
             | Self::Control(_)
+            | Self::Unreadable(_)
             | Self::Leases => false,
         }
     }
