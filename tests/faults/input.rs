@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tidemill::{Error, Handler, JobContext, JobError, NewJob, RetryPolicy, Status};
 
+use crate::support::load::is_empty;
 use crate::support::{
-    Numbered, Seen, Sync, completion, dead, numbered, short_mill, stream_messages,
+    Numbered, Seen, Sync, completion, dead, eventually, numbered, short_mill, stream_messages,
 };
 
 const JOBS: &str = "TIDEMILL_JOBS_default";
@@ -102,5 +103,33 @@ async fn rubbish_among_good_jobs_costs_them_nothing() {
         assert_eq!((done.status, done.attempt), (end, 1), "{n}");
     }
     assert_eq!(dead(&mill).await.len(), 50);
+    running.drain().await;
+}
+
+/// 24. So many headers that no copy of the job would have room for its own: such a job is refused here,
+/// and buried where another client has let it in; its letter keeps what it has room for.
+#[tokio::test]
+async fn headers_that_leave_no_room_for_those_of_copies_are_buried() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    let refused = mill.client.enqueue(numbered(1)).header("X", "x".repeat(63 << 10)).await;
+    assert!(refused.as_ref().is_err_and(Error::is_too_large), "{refused:?}");
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("X-Small", "kept");
+    for (name, kibibytes) in [("X-Large", 50), ("X-Less", 13)] {
+        headers.insert(name, "x".repeat(kibibytes << 10));
+    }
+    let subject = "tidemill.jobs.default.normal.numbered.much";
+    let answer = nats.request_with_headers(subject, headers, r#"{"n":2}"#.into()).await;
+    let answer = answer.expect("an answer").payload;
+    assert!(!String::from_utf8_lossy(&answer).contains("error"), "{answer:?}");
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let letter = eventually("a dead letter", || async { dead(&mill).await.pop() }).await;
+    assert_eq!((letter.info.reason.as_str(), letter.info.attempts), ("bad_header", 0));
+    assert_eq!(letter.headers.get("X-Small"), Some("kept"));
+    assert_eq!(letter.headers.get("Tidemill-Headers-Left-Out"), Some("1"));
+    assert_eq!(letter.headers.get("X-Less").map(str::len), Some(13 << 10));
+    is_empty(&nats).await;
     running.drain().await;
 }
