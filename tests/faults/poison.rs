@@ -335,7 +335,7 @@ async fn lists_go_on_over_what_cannot_be_read() {
         let counted = mill.client.unfinished(&Queue::default()).await.expect("counted");
         assert_eq!(counted, 9);
     }
-    let shown = program(mill.broker.url(), &["--json", "job", "ls"]).output().await.expect("runs");
+    let shown = program(mill.broker.url(), &["job", "ls", "--json"]).output().await.expect("runs");
     let shown = String::from_utf8(shown.stdout).expect("text");
     assert_eq!(shown.lines().count(), 9, "{shown}");
     assert_eq!(shown.matches("stands for headers that cannot be read").count(), 2, "{shown}");
