@@ -3,7 +3,6 @@
 //! broke a connection is remembered, and costs no other.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -19,37 +18,33 @@ const MAX_LOOKED_THROUGH: usize = 10_000;
 /// So many readable ones in a row behind one that is not, and the rest is looked up directly again.
 const READABLE_IN_A_ROW: usize = 64;
 
-/// The stretches of streams in which messages break direct look-ups.
+/// Messages that break direct look-ups: of each stream the last that is known.
 #[derive(Default)]
-pub(super) struct Breakers(Mutex<HashMap<String, RangeInclusive<u64>>>);
+pub(super) struct Breakers(Mutex<HashMap<String, u64>>);
 
 impl Breakers {
-    fn all(&self) -> MutexGuard<'_, HashMap<String, RangeInclusive<u64>>> {
+    fn all(&self) -> MutexGuard<'_, HashMap<String, u64>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether any are known in a stream from this sequence on.
     pub(super) fn are_from(&self, stream: &str, first: u64) -> bool {
-        self.all().get(stream).is_some_and(|there| *there.end() >= first)
+        self.last(stream).is_some_and(|last| last >= first)
+    }
+
+    fn last(&self, stream: &str) -> Option<u64> {
+        self.all().get(stream).copied()
     }
 
     fn add(&self, stream: &str, sequence: u64) {
         let mut all = self.all();
-        let there = all.entry(stream.to_owned()).or_insert(sequence..=sequence);
-        *there = sequence.min(*there.start())..=sequence.max(*there.end());
+        let last = all.entry(stream.to_owned()).or_default();
+        *last = sequence.max(*last);
     }
 
-    /// Takes out a stretch that was read and has none.
-    fn forget(&self, stream: &str, first: u64, last: u64) {
-        let mut all = self.all();
-        let Some(there) = all.get_mut(stream) else { return };
-        let (start, end) = (*there.start(), *there.end());
-        match (first <= start, last >= end) {
-            (true, true) => drop(all.remove(stream)),
-            (true, false) if last >= start => *there = last + 1..=end,
-            (false, true) if first <= end => *there = start..=first - 1,
-            (true | false, true | false) => {}
-        }
+    /// It is there no more. If others are before it, they are learnt anew.
+    fn remove(&self, stream: &str, sequence: u64) {
+        self.all().retain(|of, last| of != stream || *last != sequence);
     }
 }
 
@@ -84,29 +79,28 @@ impl Connection {
         count: usize,
     ) -> Result<Batch> {
         let mut messages: Vec<Stored> = Vec::new();
-        let (mut next, mut readable) = (start.sequence(), None);
+        let mut readable = None;
         let mut request = json!({ "next_by_subj": filter });
         start.write(&mut request);
         while messages.len() < count {
             let Some(raw) = self.raw_message(stream, &request).await? else {
-                self.breakers().forget(stream, next, u64::MAX);
+                self.look_for_last_breaker(stream).await?;
                 return Ok(Batch { messages, is_last: true, left: 0 });
             };
             if raw.breaks_look_ups() {
-                self.breakers().forget(stream, next, raw.seq - 1);
                 self.breakers().add(stream, raw.seq);
                 readable = Some(0);
             } else {
-                self.breakers().forget(stream, next, raw.seq);
                 readable = readable.map(|readable| readable + 1);
             }
-            next = raw.seq + 1;
+            let next = raw.seq + 1;
             request = json!({ "next_by_subj": filter, "seq": next });
             messages.push(raw.read(stream)?);
             if readable == Some(READABLE_IN_A_ROW) && !self.breakers().are_from(stream, next) {
                 break;
             }
         }
+        self.look_for_last_breaker(stream).await?;
         let left = match start {
             Start::Sequence(..=1) => {
                 let matching = self.stream_state(stream, Some(filter)).await?.matching;
@@ -115,6 +109,15 @@ impl Connection {
             Start::Sequence(_) | Start::Time(_) => 1,
         };
         Ok(Batch { messages, is_last: false, left })
+    }
+
+    /// Looks whether what breaks look-ups is still there: else nothing has to be read with care.
+    async fn look_for_last_breaker(&self, stream: &str) -> Result<()> {
+        let Some(last) = self.breakers().last(stream) else { return Ok(()) };
+        if self.raw_message(stream, &json!({ "seq": last })).await?.is_none() {
+            self.breakers().remove(stream, last);
+        }
+        Ok(())
     }
 
     /// As [`Connection::last_of_each`], without harm whatever is there.
@@ -144,22 +147,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_breaks_look_ups_is_remembered_and_forgotten_by_stretch() {
+    fn the_last_that_breaks_look_ups_is_remembered() {
         let breakers = Breakers::default();
-        for sequence in [7, 9, 8, 20] {
+        for sequence in [7, 9, 8] {
             breakers.add("a", sequence);
         }
-        assert!(breakers.are_from("a", 1) && breakers.are_from("a", 20));
-        assert!(!breakers.are_from("a", 21) && !breakers.are_from("b", 1));
-        breakers.forget("b", 1, 100);
-        breakers.forget("a", 21, u64::MAX);
-        breakers.forget("a", 1, 6);
-        assert!(breakers.are_from("a", 20));
-        breakers.forget("a", 10, 100);
-        assert!(breakers.are_from("a", 9) && !breakers.are_from("a", 10));
-        breakers.forget("a", 1, 8);
+        assert!(breakers.are_from("a", 1) && breakers.are_from("a", 9));
+        assert!(!breakers.are_from("a", 10) && !breakers.are_from("b", 1));
+        breakers.remove("a", 8);
         assert!(breakers.are_from("a", 9));
-        breakers.forget("a", 1, u64::MAX);
+        breakers.remove("a", 9);
         assert!(!breakers.are_from("a", 1));
     }
 }

@@ -342,6 +342,10 @@ async fn lists_go_on_over_what_cannot_be_read() {
     // Each costs the connection at most once, and is known from then on.
     let lost = connection_number(&mill).await - before - 1;
     assert!((1..=10).contains(&lost), "{lost} connections");
+    // One that is taken away is missed no more than any other.
+    let id = JobId::new("bad").expect("valid");
+    mill.client.cancel(&Queue::default(), None, &id, "no").await.expect("cancelled");
+    assert_eq!(listed(&mill, None).await.len(), 8);
 }
 
 /// The number that the broker gives to a new connection: it counts them.
