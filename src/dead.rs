@@ -269,8 +269,10 @@ impl DeadLetter {
     /// The job that retries it. Its run is derived from the letter, so that repeating is harmless.
     fn to_job(&self) -> Ready {
         // What was said of the old run's time does not bind the new one.
-        const OF_THE_OLD_RUN: [&str; 5] = [
+        const OF_THE_OLD_RUN: [&str; 7] = [
             name::ATTEMPTS_USED,
+            name::BLOCK,
+            name::LEFT_OUT,
             name::RUN_AFTER,
             name::EXPIRES_AT,
             name::CREATED_AT,

@@ -3,7 +3,7 @@
 //!
 //! The tests of this module put arbitrary and broken input through the same doors.
 
-use crate::broker::{read_ack_subject, read_context};
+use crate::broker::{read_ack_subject, read_block, read_context};
 use crate::client::NewJob;
 use crate::priority::Priority;
 use crate::schedule::Schedule;
@@ -49,6 +49,24 @@ pub fn headers(bytes: &[u8]) {
         assert_eq!((copied.run.as_ref(), copied.attempts_used), (Some(&key.run), Some(3)));
         assert!(copied.tags.len() <= 32);
     }
+}
+
+/// Header blocks as any client may have written them, and the subject before the first line end. Whatever
+/// it is, a copy can carry it on, and a worker can tell what it is.
+pub fn blocks(bytes: &[u8]) {
+    let (subject, block) =
+        bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(0));
+    let headers = read_block(&String::from_utf8_lossy(subject), block);
+    let trimmed = |headers: &Headers| {
+        let pairs = headers.iter().map(|(name, value)| (name.to_owned(), value.trim().to_owned()));
+        let mut headers: Headers = pairs.collect();
+        headers.sort();
+        headers
+    };
+    let lines: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let again = read_block("a", format!("NATS/1.0\r\n{lines}\r\n").as_bytes());
+    assert_eq!(trimmed(&again), trimmed(&headers), "it is carried on as it is");
 }
 
 /// Subjects of all kinds, and the reply subjects of deliveries.
@@ -147,13 +165,15 @@ mod tests {
 
     type Door = fn(&[u8]);
 
-    const DOORS: [Door; 6] = [headers, subjects, records, cron, ndjson, context];
+    const DOORS: [Door; 7] = [headers, blocks, subjects, records, cron, ndjson, context];
 
     /// Input that means something, to be broken.
     fn samples() -> Vec<&'static str> {
         vec![
             "send_email.order-17\nTidemill-Run: r1\nTidemill-Backoff: exp:2000:2:3600000\nX: y",
             "send_email\nTidemill-Run-After: +5\nTidemill-Tags: a,b\nNats-Rollup: all",
+            "a.b\nNATS/1.0\r\nTidemill-Run: a\r\n b\r\nX: y\rz\r\n\r\n",
+            "a.b\nNATS/1.0 404 None\r\nX: y\nZ\r\n",
             "tidemill.results.default.send_email.order-17._",
             "tidemill.due.default.low.send_email.order-17.r1",
             "tidemill.cron.default.low.report.nightly",

@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, HeaderMap, Message, Request, Subject, ToSubject};
 use bytes::Bytes;
-use chrono::Utc;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, poll};
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::careful::Breakers;
 use super::deaf;
-use super::dial;
 use super::events::{Denials, Events, Link};
 use super::failure;
 use super::ingest::Ingest;
 use super::options::ConnectOptions;
+use super::renew::{self, Clients, Messages};
 use crate::error::{Error, Result};
 
 /// The most answers that are heard to one question to all.
@@ -34,15 +34,12 @@ const MAX_GATHERED: usize = 10_000;
 /// second or third of the questions.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Messages of a subscription.
-pub(crate) type Messages = async_nats::Subscriber;
-
 /// A connection that restores itself. Clones share it; it ends with the last one.
 #[derive(Clone)]
 pub(crate) struct Connection(Arc<Inner>);
 
 pub(super) struct Inner {
-    client: Client,
+    clients: Clients,
     api_prefix: String,
     request_timeout: Duration,
     links: watch::Receiver<Link>,
@@ -51,7 +48,10 @@ pub(super) struct Inner {
     /// Never read from: its clones see everything ever denied as a change.
     denials: watch::Receiver<Denials>,
     closed: CancellationToken,
+    is_closing: AtomicBool,
     ingest: OnceCell<Ingest>,
+    /// Messages that broke a look-up.
+    breakers: Breakers,
 }
 
 impl Connection {
@@ -61,16 +61,9 @@ impl Connection {
         let events = Arc::new(Events::new(&options.inbox_prefix));
         let (epochs, denials, closed) = (events.epochs(), events.denials(), events.closed());
         let (links, renewing) = (events.links(), events.renewing());
-        let servers = &options.servers;
-        // One more: a name may have two addresses.
-        let limit = options.connect_timeout.saturating_mul(servers.len().saturating_add(1));
-        let connecting = dial::nats_options(options, events)?.connect(servers.addrs());
-        let client = timeout(limit, connecting)
-            .await
-            .map_err(|_| failure::connect_timeout(options))?
-            .map_err(|error| failure::connect(options, error, Utc::now()))?;
+        let (client, gone) = renew::connect(options, &events).await?;
         let conn = Self(Arc::new(Inner {
-            client,
+            clients: Clients::new(client),
             api_prefix: options.api_prefix().to_owned(),
             request_timeout: options.request_timeout,
             links,
@@ -78,9 +71,13 @@ impl Connection {
             epochs,
             denials,
             closed,
+            is_closing: AtomicBool::new(false),
             ingest: OnceCell::new(),
+            breakers: Breakers::default(),
         }));
-        tokio::spawn(deaf::watch(Arc::downgrade(&conn.0), conn.0.denials.clone()));
+        let weak = Arc::downgrade(&conn.0);
+        tokio::spawn(deaf::watch(weak.clone(), conn.0.denials.clone()));
+        tokio::spawn(renew::keep(weak, options.clone(), events, gone));
         Ok(conn)
     }
 
@@ -96,9 +93,19 @@ impl Connection {
         self.0.ingest.get()
     }
 
-    /// The connection as `async_nats` has it.
-    pub(super) fn client(&self) -> &Client {
-        &self.0.client
+    /// The connection as `async_nats` has it just now.
+    pub(super) fn client(&self) -> Arc<Client> {
+        self.0.clients.now()
+    }
+
+    /// Changes when a client takes the place of one that has died.
+    pub(super) fn renewals(&self) -> watch::Receiver<Option<u64>> {
+        self.0.clients.renewals()
+    }
+
+    /// Messages that broke a look-up.
+    pub(super) fn breakers(&self) -> &Breakers {
+        &self.0.breakers
     }
 
     /// How long an answer may take.
@@ -108,12 +115,12 @@ impl Connection {
 
     /// How many bytes the server takes in one message, headers included.
     pub(crate) fn max_payload(&self) -> usize {
-        self.0.client.max_payload()
+        self.client().max_payload()
     }
 
     /// The version of the server; zeros before the first connect.
     pub(crate) fn server_version(&self) -> (u32, u32, u32) {
-        version(&self.0.client.server_info().version)
+        version(&self.client().server_info().version)
     }
 
     /// How many times this connection has been made. A change from now on means that answers and
@@ -131,7 +138,7 @@ impl Connection {
 
     /// Whether it is there just now.
     pub(crate) fn is_connected(&self) -> bool {
-        self.0.client.connection_state() == async_nats::connection::State::Connected
+        self.client().connection_state() == async_nats::connection::State::Connected
     }
 
     /// The subject on which answers would come that the server refuses to this connection; it has to be
@@ -157,7 +164,7 @@ impl Connection {
     /// subscription does not take it up again by itself when the right to it is granted.
     pub(crate) async fn reconnect(&self) -> Result<()> {
         self.0.renewing.store(true, Ordering::Relaxed);
-        self.in_time("connect anew", self.0.client.force_reconnect()).await
+        self.in_time("connect anew", self.client().force_reconnect()).await
     }
 
     /// The subject of a JetStream API call such as `STREAM.INFO.X`.
@@ -178,10 +185,9 @@ impl Connection {
         let subject = subject.to_subject();
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
-        let asked = Instant::now();
+        let (asked, client) = (Instant::now(), self.client());
         // Our limit, unlike async-nats', covers the wait for room in its queue too.
-        let answer =
-            timeout(self.0.request_timeout, self.0.client.send_request(subject.clone(), request));
+        let answer = timeout(self.0.request_timeout, client.send_request(subject.clone(), request));
         tokio::select! {
             biased;
             answer = answer => match answer {
@@ -211,10 +217,11 @@ impl Connection {
         payload: Bytes,
     ) -> Result<Answers> {
         let subject = subject.to_subject();
-        let inbox = self.0.client.new_inbox();
+        let client = self.client();
+        let inbox = client.new_inbox();
         let messages = self.subscribe(inbox.clone()).await?;
         let asked = Instant::now();
-        let sent = self.0.client.publish_with_reply(subject.clone(), inbox, payload);
+        let sent = client.publish_with_reply(subject.clone(), inbox, payload);
         self.in_time("send a request", sent).await?;
         Ok(Answers { conn: self.clone(), subject, asked, messages })
     }
@@ -262,7 +269,7 @@ impl Connection {
 
     /// Sends a message that nobody confirms.
     pub(crate) async fn publish(&self, subject: impl ToSubject, payload: Bytes) -> Result<()> {
-        self.in_time("send a message", self.0.client.publish(subject, payload)).await
+        self.in_time("send a message", self.client().publish(subject, payload)).await
     }
 
     /// The same with headers.
@@ -272,24 +279,26 @@ impl Connection {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<()> {
-        let sending = self.0.client.publish_with_headers(subject, headers, payload);
+        let client = self.client();
+        let sending = client.publish_with_headers(subject, headers, payload);
         self.in_time("send a message", sending).await
     }
 
     pub(crate) async fn subscribe(&self, subject: String) -> Result<Messages> {
-        self.in_time("subscribe", self.0.client.subscribe(subject)).await
+        self.in_time("subscribe", Messages::open(&self.0, subject)).await
     }
 
     /// Sends what is still on its way.
     pub(crate) async fn flush(&self) -> Result<()> {
-        self.in_time("flush", self.0.client.flush()).await
+        self.in_time("flush", self.client().flush()).await
     }
 
     /// Sends what is still on its way and ends the connection, for all its clones.
     pub(crate) async fn close(&self) -> Result<()> {
         let flushed = self.flush().await;
+        self.0.is_closing.store(true, Ordering::Relaxed);
         // It fails only where the connection has ended already.
-        if self.0.client.drain().await.is_ok() {
+        if self.client().drain().await.is_ok() {
             let _ = timeout(self.timeout(), self.0.closed.cancelled()).await;
         }
         flushed
@@ -342,8 +351,13 @@ impl Connection {
 }
 
 impl Inner {
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+    pub(super) fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// Whether it ends on our own wish.
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing.load(Ordering::Relaxed)
     }
 }
 

@@ -23,10 +23,11 @@ pub(super) async fn watch(conn: Weak<Inner>, mut denials: watch::Receiver<Denial
         }
         let Some(conn) = conn.upgrade() else { return };
         tracing::info!("no right to hear answers: connecting anew, in case it is there by now");
-        if conn.client().force_reconnect().await.is_err() {
-            return;
-        }
+        let client = conn.clients().now();
         drop(conn);
+        // Where it has died, another takes its place.
+        let _ = client.force_reconnect().await;
+        drop(client);
         // Connected anew, it is not refused at once.
         if denials.changed().await.is_err() {
             return;

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::{AuthError, ReconnectToServer, Server, ServerAddr, ServerInfo};
+use tokio_util::sync::DropGuard;
 
 use super::credentials::Credentials;
 use super::events::Events;
@@ -17,9 +18,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(3);
 const RECONNECT_FIRST: Duration = Duration::from_millis(10);
 const RECONNECT_LONGEST: Duration = Duration::from_secs(4);
 
+/// `alive` is dropped with the client's task, however that ends.
 pub(super) fn nats_options(
     options: &ConnectOptions,
     events: Arc<Events>,
+    alive: DropGuard,
 ) -> Result<async_nats::ConnectOptions> {
     let tls = &options.tls;
     let mut nats = authenticated(&options.credentials)
@@ -32,6 +35,7 @@ pub(super) fn nats_options(
         .reconnect_delay_callback(|attempts| reconnect_delay(attempts, fastrand::f64()))
         .reconnect_to_server_callback(elsewhere())
         .event_callback(move |event| {
+            let _ = &alive;
             events.take(&event);
             std::future::ready(())
         });

@@ -38,6 +38,8 @@ pub(super) struct Events {
     epochs: watch::Sender<u64>,
     denials: watch::Sender<Denials>,
     closed: CancellationToken,
+    /// Whether another client is to take the place of one that has died.
+    is_dead: AtomicBool,
     /// What the subjects begin with to which answers are sent.
     inboxes: String,
 }
@@ -71,6 +73,7 @@ impl Events {
             epochs: watch::Sender::new(0),
             denials: watch::Sender::default(),
             closed: CancellationToken::new(),
+            is_dead: AtomicBool::new(false),
             inboxes: format!("{inbox_prefix}."),
         }
     }
@@ -102,6 +105,8 @@ impl Events {
 
     pub(super) fn take(&self, event: &Event) {
         match event {
+            // Told when it has taken its place.
+            Event::Connected if self.is_dead.load(Ordering::Relaxed) => {}
             Event::Connected => self.connected(),
             Event::ServerError(ServerError::Other(text)) => self.server_error(text),
             Event::ServerError(error) => tracing::warn!(%error, "the NATS server reports an error"),
@@ -116,6 +121,25 @@ impl Events {
                 self.closed.cancel();
             }
         }
+    }
+
+    /// Whether the connection was closed.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.is_cancelled()
+    }
+
+    /// The client's task has ended by itself, and another is to take its place.
+    pub(super) fn died(&self, why: &str) {
+        tracing::warn!(target: "tidemill::health", "{why}: connecting anew");
+        self.is_dead.store(true, Ordering::Relaxed);
+        let down = Link::Down { since: Instant::now(), problem: Some(why.to_owned()) };
+        self.links.send_replace(down);
+    }
+
+    /// Another has taken its place, and is connected.
+    pub(super) fn renewed(&self) {
+        self.is_dead.store(false, Ordering::Relaxed);
+        self.connected();
     }
 
     fn connected(&self) {
@@ -148,7 +172,7 @@ impl Events {
     }
 
     /// A try to connect has failed; the log has the first one of a row, and each that is another.
-    fn failed(&self, why: &str) {
+    pub(super) fn failed(&self, why: &str) {
         self.links.send_if_modified(|link| match link {
             Link::Down { problem, .. } if problem.as_deref() == Some(why) => false,
             Link::Down { problem, .. } => {

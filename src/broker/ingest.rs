@@ -20,9 +20,8 @@ use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use async_nats::{HeaderMap, Subject, Subscriber};
+use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
@@ -31,6 +30,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::api::ApiError;
 use super::connection::Connection;
 use super::publish::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Expect, header_map};
+use super::renew::Messages;
 use super::way::{Way, Ways};
 use crate::error::Result;
 use crate::wire::Headers;
@@ -279,7 +279,7 @@ enum Operation {
 }
 
 /// Hands the ends of batches to who waits for them.
-async fn read(mut answers: Subscriber, skip: usize, waiting: Arc<Waiting>) {
+async fn read(mut answers: Messages, skip: usize, waiting: Arc<Waiting>) {
     while let Some(answer) = answers.next().await {
         let mut tokens = answer.subject.get(skip..).unwrap_or_default().split('.');
         let (token, number) = (tokens.next(), tokens.nth(2));

@@ -2,6 +2,8 @@
 
 mod ack;
 mod api;
+mod block;
+mod careful;
 mod clock;
 mod connection;
 mod context;
@@ -20,6 +22,7 @@ mod publish;
 mod pull;
 mod read;
 mod registry;
+mod renew;
 mod servers;
 mod tls;
 mod told;
@@ -31,8 +34,10 @@ pub(crate) use ack::AckSubject;
 pub(crate) use ack::read_ack_subject;
 #[cfg(feature = "embedded")]
 pub(crate) use api::ask;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use block::read_block;
 pub(crate) use clock::{Clock, READ_EVERY};
-pub(crate) use connection::{Connection, Messages};
+pub(crate) use connection::Connection;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use context::read_context;
 pub(crate) use events::Link;
@@ -50,5 +55,6 @@ pub(crate) use publish::{BatchMessage, Expect, MAX_BATCH, Published};
 pub(crate) use pull::{Broken, Delivery, Pulled, Puller};
 pub(crate) use read::{Batch, Start, Stored};
 pub(crate) use registry::{Announcement, Registration, announced_kinds};
+pub(crate) use renew::Messages;
 pub(crate) use told::Told;
 pub(crate) use unreadable::Unreadable;

@@ -7,15 +7,16 @@
 use std::fmt;
 use std::time::Duration;
 
-use async_nats::{Subject, Subscriber};
+use async_nats::Subject;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::ack::{self, AckSubject};
 use super::connection::Connection;
 use super::publish::from_header_map;
+use super::read::Stored;
+use super::renew::Messages;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Headers;
 use crate::wire::time::Time;
@@ -42,6 +43,25 @@ pub(crate) struct Delivery {
     pub(crate) stored: Time,
     /// When it came in here.
     pub(crate) received: Instant,
+}
+
+impl Delivery {
+    /// One that could not come in here, and was looked up.
+    pub(crate) fn unread(message: Stored, ack: AckSubject, now: Time) -> Self {
+        let Stored { subject, sequence, headers, payload, stored } = message;
+        Self {
+            subject,
+            headers,
+            payload,
+            ack,
+            sequence,
+            // It may have been handed out any number of times.
+            delivered: 2,
+            handed_out: 0,
+            stored: stored.unwrap_or(now),
+            received: Instant::now(),
+        }
+    }
 }
 
 /// What came of waiting on a pull.
@@ -113,7 +133,7 @@ pub(crate) struct Puller {
     conn: Connection,
     api_subject: Subject,
     inbox: String,
-    answers: Subscriber,
+    answers: Messages,
     /// Numbers the pulls, so that the end of an old one is not taken for the end of this one.
     serial: u64,
     outstanding: usize,
@@ -142,6 +162,7 @@ impl Puller {
 
     /// Opens a pull for `count` jobs.
     pub(crate) async fn pull(&mut self, count: usize) -> Result<()> {
+        self.answers.refresh().await;
         self.serial += 1;
         self.asked = Instant::now();
         let request = json!({ "batch": count, "expires": PULL_EXPIRES.as_nanos() as u64 });
@@ -216,9 +237,7 @@ impl Puller {
     /// Stops pulling. What the broker has sent until then still comes from [`Puller::next`], which
     /// then ends with [`Pulled::Closed`].
     pub(crate) async fn close(&mut self) -> Result<()> {
-        self.answers.drain().await.map_err(|error| {
-            Error::new(ErrorKind::Unavailable, "cannot end a subscription").because(error)
-        })
+        self.answers.drain().await
     }
 }
 

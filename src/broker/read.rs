@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::{Instant, timeout_at};
 
 use super::api::{self, ApiError, code};
+use super::block;
+use super::careful::Loss;
 use super::connection::Connection;
 use super::manage::not_set_up;
 use super::publish::from_header_map;
@@ -29,6 +32,23 @@ pub(crate) struct Stored {
 pub(crate) enum Start {
     Sequence(u64),
     Time(Time),
+}
+
+impl Start {
+    pub(super) fn write(self, request: &mut Value) {
+        match self {
+            Self::Sequence(sequence) => request["seq"] = json!(sequence.max(1)),
+            Self::Time(from) => request["start_time"] = json!(time::to_text(&from)),
+        }
+    }
+
+    /// The lowest sequence that may come.
+    pub(super) fn sequence(self) -> u64 {
+        match self {
+            Self::Sequence(sequence) => sequence.max(1),
+            Self::Time(_) => 1,
+        }
+    }
 }
 
 /// A stretch of a stream.
@@ -60,9 +80,25 @@ const NO_RESPONDERS: u16 = 503;
 impl Connection {
     /// The last message of `subject`, as any replica has it: it may lag a little.
     pub(crate) async fn last(&self, stream: &str, subject: &str) -> Result<Option<Stored>> {
-        let verb = format!("DIRECT.GET.{stream}.{subject}");
-        let answer = self.question(self.api_subject(&verb), Bytes::new()).await?;
-        read(stream, answer)
+        if !self.breakers().are_from(stream, 1) {
+            let verb = format!("DIRECT.GET.{stream}.{subject}");
+            let (loss, until) = (Loss::of(self), Instant::now() + self.timeout());
+            tokio::select! {
+                biased;
+                answer = self.question(self.api_subject(&verb), Bytes::new()) => {
+                    match answer {
+                        Ok(answer) => return read(stream, answer),
+                        // It may be that very message that breaks the connection.
+                        Err(error) if error.is_unknown() => {
+                            timeout_at(until, loss.happened()).await.map_err(|_| error)?;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                () = loss.happened() => {}
+            }
+        }
+        self.last_of_leader(stream, subject).await
     }
 
     /// The last message of `subject`, as the stream's leader has it.
@@ -111,11 +147,11 @@ impl Connection {
     ) -> Result<Batch> {
         let mut request =
             json!({ "next_by_subj": filter, "batch": count, "max_bytes": MAX_BATCH_BYTES });
-        match start {
-            Start::Sequence(sequence) => request["seq"] = json!(sequence.max(1)),
-            Start::Time(from) => request["start_time"] = json!(time::to_text(&from)),
+        start.write(&mut request);
+        match self.read_batch(stream, &request, start.sequence(), count).await? {
+            Some(batch) => Ok(batch),
+            None => self.batch_with_care(stream, filter, start, count).await,
         }
-        self.read_batch(stream, &request, count).await
     }
 
     /// The last message of each subject that `filter` covers, at most `count`.
@@ -126,13 +162,31 @@ impl Connection {
         count: usize,
     ) -> Result<Batch> {
         let request = json!({ "multi_last": [filter], "batch": count });
-        self.read_batch(stream, &request, count).await
+        match self.read_batch(stream, &request, 1, count).await? {
+            Some(batch) => Ok(batch),
+            None => self.last_of_each_with_care(stream, filter, count).await,
+        }
     }
 
-    async fn read_batch(&self, stream: &str, request: &Value, count: usize) -> Result<Batch> {
+    /// `None` where the connection is lost over it, or has been over a message from `first` on.
+    async fn read_batch(
+        &self,
+        stream: &str,
+        request: &Value,
+        first: u64,
+        count: usize,
+    ) -> Result<Option<Batch>> {
+        if self.breakers().are_from(stream, first) {
+            return Ok(None);
+        }
+        let loss = Loss::of(self);
         let subject = self.api_subject(&format!("DIRECT.GET.{stream}"));
-        let (mut next, mut answers) =
-            self.question_many(subject, Bytes::from(request.to_string())).await?;
+        let asked = self.question_many(subject, Bytes::from(request.to_string()));
+        let (mut next, mut answers) = tokio::select! {
+            biased;
+            asked = asked => asked?,
+            () = loss.happened() => return Ok(None),
+        };
         let mut messages = Vec::with_capacity(count.min(1024));
         loop {
             let answer = next.ok_or_else(|| {
@@ -141,19 +195,23 @@ impl Connection {
                     format!("the broker stopped answering while stream {stream} was read"),
                 )
             })?;
-            match answer.status.map(|status| status.as_u16()) {
+            match status_of(&answer) {
                 None => messages.extend(read(stream, answer)?),
-                Some(NOT_FOUND) => return Ok(Batch { messages, is_last: true, left: 0 }),
+                Some(NOT_FOUND) => return Ok(Some(Batch { messages, is_last: true, left: 0 })),
                 Some(END_OF_BATCH) => {
                     let pending = answer.headers.as_ref().and_then(|headers| headers.get(PENDING));
                     let left = pending.and_then(|pending| pending.as_str().parse().ok());
                     let left = left.unwrap_or_default();
-                    return Ok(Batch { messages, is_last: left == 0, left });
+                    return Ok(Some(Batch { messages, is_last: left == 0, left }));
                 }
                 Some(NO_RESPONDERS) => return Err(self.why_nobody_reads(stream).await),
                 Some(_) => return Err(refusal(stream, &answer)),
             }
-            next = answers.next(self.timeout()).await?;
+            next = tokio::select! {
+                biased;
+                answer = answers.next(self.timeout()) => answer?,
+                () = loss.happened() => return Ok(None),
+            };
         }
     }
 
@@ -199,21 +257,29 @@ fn refusal(stream: &str, answer: &async_nats::Message) -> Error {
     Error::new(ErrorKind::Broker, format!("cannot read stream {stream}: {why}"))
 }
 
+/// The status by which the broker says something itself. What it has looked up it adds the subject to; a
+/// status in that is of whoever published it.
+fn status_of(answer: &async_nats::Message) -> Option<u16> {
+    let is_message = answer.headers.as_ref().is_some_and(|headers| headers.get(SUBJECT).is_some());
+    answer.status.filter(|_| !is_message).map(|status| status.as_u16())
+}
+
 /// Reads the answer to a direct get.
 fn read(stream: &str, answer: async_nats::Message) -> Result<Option<Stored>> {
-    match answer.status.map(|status| status.as_u16()) {
+    match status_of(&answer) {
         None => {}
         Some(NOT_FOUND) => return Ok(None),
         Some(_) => return Err(refusal(stream, &answer)),
     }
     let Some(map) = &answer.headers else { return Err(refusal(stream, &answer)) };
+    // What the broker adds stands last; before it may be anything that the message has by the same name.
+    let added = |name: &str| map.get_last(name).map(|value| value.as_str());
+    let sequence = added(SEQUENCE).and_then(|sequence| sequence.parse().ok());
+    let (Some(subject), Some(sequence)) = (added(SUBJECT), sequence) else {
+        return Err(refusal(stream, &answer));
+    };
+    let (subject, stored) = (subject.to_owned(), added(TIME).and_then(time::parse));
     let mut headers = from_header_map(map);
-    let found = (|| {
-        let sequence = headers.get(SEQUENCE)?.parse().ok()?;
-        Some((headers.get(SUBJECT)?.to_owned(), sequence))
-    })();
-    let Some((subject, sequence)) = found else { return Err(refusal(stream, &answer)) };
-    let stored = headers.get(TIME).and_then(time::parse);
     for name in ADDED {
         headers.remove(name);
     }
@@ -234,20 +300,33 @@ pub(super) struct RawMessage {
 }
 
 impl RawMessage {
-    /// Its header block, if it has one.
-    pub(super) fn header_block(&self) -> Option<Vec<u8>> {
-        base64_decode(self.hdrs.as_deref()?).filter(|block| !block.is_empty())
+    /// Its header block; empty if it has none.
+    fn header_block(&self) -> Vec<u8> {
+        base64_decode(self.hdrs.as_deref().unwrap_or_default()).unwrap_or_default()
     }
 
+    /// Whether the client library cannot read it where it is looked up directly.
+    pub(super) fn breaks_look_ups(&self) -> bool {
+        block::breaks_look_ups(&self.subject, &self.header_block())
+    }
+
+    /// What keeps it from being handed out to the client library, if anything.
+    pub(super) fn flaw(&self) -> Option<&'static str> {
+        block::flaw_of(&self.subject, &self.header_block())
+    }
+
+    /// Headers that the client library could not read are what can be made of them.
     pub(super) fn read(self, stream: &str) -> Result<Stored> {
-        let bytes = |text: Option<String>| -> Result<Vec<u8>> {
-            base64_decode(&text.unwrap_or_default()).ok_or_else(|| {
-                Error::new(ErrorKind::Broker, format!("a message of stream {stream} is garbled"))
-            })
+        let garbled =
+            || Error::new(ErrorKind::Broker, format!("a message of stream {stream} is garbled"));
+        let block = self.header_block();
+        let headers = match block.is_empty() {
+            true => Headers::new(),
+            false => block::read(&block).unwrap_or_else(|_| block::salvage(&block)),
         };
         Ok(Stored {
-            headers: parse_header_block(&bytes(self.hdrs)?),
-            payload: bytes(self.data)?.into(),
+            headers,
+            payload: base64_decode(&self.data.unwrap_or_default()).ok_or_else(garbled)?.into(),
             subject: self.subject,
             sequence: self.seq,
             stored: self.time,
@@ -258,39 +337,4 @@ impl RawMessage {
 fn base64_decode(text: &str) -> Option<Vec<u8>> {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.decode(text).ok()
-}
-
-/// Reads a header block, `NATS/1.0` and a line for each header. What is no header is left out, and line
-/// ends within a value become spaces: a copy may carry them on.
-fn parse_header_block(block: &[u8]) -> Headers {
-    let text = String::from_utf8_lossy(block);
-    let is_name = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_graphic());
-    let mut headers: Headers = text
-        .split("\r\n")
-        .skip(1)
-        .filter_map(|line| line.split_once(':'))
-        .filter(|(name, _)| is_name(name))
-        .map(|(name, value)| (name, value.trim().replace(['\r', '\n'], " ")))
-        .collect();
-    headers.sort();
-    headers
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_header_block_is_read() {
-        let headers = parse_header_block(b"NATS/1.0\r\nB: 2\r\nA: x: y\r\n\r\n");
-        let expected: Headers = [("A", "x: y"), ("B", "2")].into_iter().collect();
-        assert_eq!(headers, expected);
-    }
-
-    #[test]
-    fn what_is_no_header_is_left_out() {
-        let block = b"rubbish\r\nno colon\r\n: no name\r\nB c: d\r\nE: f\rg\nh\r\n\r\n";
-        let expected: Headers = [("E", "f g h")].into_iter().collect();
-        assert_eq!(parse_header_block(block), expected);
-    }
 }

@@ -8,6 +8,9 @@ use std::time::Duration;
 use async_nats::service::{Service, ServiceExt};
 use bytes::Bytes;
 use serde::Deserialize;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,28 +37,62 @@ pub(crate) struct Announcement {
     pub(crate) concurrency: usize,
 }
 
-/// A worker's entry in the registry.
-pub(crate) struct Registration(Service);
+/// A worker's entry in the registry, as long as the connection lasts.
+pub(crate) struct Registration {
+    /// Cancelled to end it, and when it is dropped.
+    end: DropGuard,
+    kept: JoinHandle<()>,
+}
 
 impl Registration {
     pub(crate) async fn new(conn: &Connection, announcement: &Announcement) -> Result<Self> {
-        conn.client()
-            .service_builder()
-            .description("works tidemill jobs")
-            .metadata(metadata(announcement))
-            .start(SERVICE, env!("CARGO_PKG_VERSION"))
-            .await
-            .map(Self)
-            .map_err(|error| {
-                Error::new(ErrorKind::Broker, "cannot register the worker as a NATS service")
-                    .because(error)
-            })
+        let renewals = conn.renewals();
+        let service = register(conn, announcement).await?;
+        let end = CancellationToken::new();
+        let keeping = keep(service, renewals, conn.clone(), announcement.clone(), end.clone());
+        Ok(Self { end: end.drop_guard(), kept: tokio::spawn(keeping) })
     }
 
     pub(crate) async fn end(self) {
-        if let Err(error) = self.0.stop().await {
-            tracing::debug!(%error, "the worker's registration did not end cleanly");
+        drop(self.end);
+        let _ = self.kept.await;
+    }
+}
+
+async fn register(conn: &Connection, announcement: &Announcement) -> Result<Service> {
+    conn.client()
+        .service_builder()
+        .description("works tidemill jobs")
+        .metadata(metadata(announcement))
+        .start(SERVICE, env!("CARGO_PKG_VERSION"))
+        .await
+        .map_err(|error| {
+            Error::new(ErrorKind::Broker, "cannot register the worker as a NATS service")
+                .because(error)
+        })
+}
+
+/// Registers again with each client that takes the place of one that has died, until `end`.
+async fn keep(
+    mut service: Service,
+    mut renewals: watch::Receiver<Option<u64>>,
+    conn: Connection,
+    announcement: Announcement,
+    end: CancellationToken,
+) {
+    loop {
+        tokio::select! {
+            () = end.cancelled() => break,
+            changed = renewals.changed() => if changed.is_err() { break },
         }
+        match register(&conn, &announcement).await {
+            Ok(again) => service = again,
+            // That client has died too.
+            Err(error) => tracing::debug!(%error, "the worker is not registered"),
+        }
+    }
+    if let Err(error) = service.stop().await {
+        tracing::debug!(%error, "the worker's registration did not end cleanly");
     }
 }
 

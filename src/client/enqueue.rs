@@ -13,7 +13,7 @@ use crate::priority::Priority;
 use crate::retry::Backoff;
 use crate::token::Queue;
 use crate::topology::JOB_HEADROOM_BYTES;
-use crate::wire::{guard_subject, job_subject};
+use crate::wire::{MAX_HEADER_BYTES, guard_subject, job_subject};
 
 /// A job about to be enqueued: set its options, then `.await` it.
 ///
@@ -134,7 +134,18 @@ impl Client {
 
     pub(crate) fn check_size(&self, job: &Ready) -> Result<()> {
         let limit = self.conn.max_payload().saturating_sub(JOB_HEADROOM_BYTES);
-        let size = job.payload.len() + job.headers.wire_bytes();
+        let headers = job.headers.wire_bytes();
+        if headers > MAX_HEADER_BYTES {
+            return Err(Error::new(
+                ErrorKind::TooLarge,
+                format!(
+                    "job {} of kind {} has {headers} bytes of headers: at most {MAX_HEADER_BYTES} leave \
+                     room for those of its copies; put into the payload what is large",
+                    job.id, job.kind
+                ),
+            ));
+        }
+        let size = job.payload.len() + headers;
         if size <= limit {
             return Ok(());
         }

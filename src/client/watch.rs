@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{self, Stream};
-use futures_util::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::Client;

@@ -33,6 +33,8 @@ pub(crate) struct Found {
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
     pub(crate) stored: Option<Time>,
+    /// Why no worker can take it, where none can.
+    pub(crate) problem: Option<String>,
 }
 
 /// Where the message is that holds an unfinished job.
@@ -190,10 +192,11 @@ impl Client {
             stored.subject.strip_prefix(&format!("{ns}.jobs.{queue}."))?.split('.').next()?;
         let priority: Priority = lane.parse().ok()?;
         let Stored { subject, sequence, headers, payload, stored } = stored;
-        let (key, options) = match read_job(ns, queue, priority, &subject, &headers, sequence) {
-            Reading::Job { key, options } => (key, options),
-            Reading::BadHeader { key, .. } | Reading::BadSubject { key, .. } => {
-                (key, JobHeaders::default())
+        let reading = read_job(ns, queue, priority, &subject, &headers, sequence);
+        let (key, options, problem) = match reading {
+            Reading::Job { key, options } => (key, options, None),
+            Reading::BadHeader { key, problem } | Reading::BadSubject { key, problem } => {
+                (key, JobHeaders::default(), Some(problem))
             }
             Reading::NewerProtocol => return None,
         };
@@ -202,7 +205,18 @@ impl Client {
             false => Place::LaneWithoutId,
         };
         let (stream, headers) = (self.streams(queue).jobs, headers.for_copy());
-        Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })
+        Some(Found {
+            stream,
+            sequence,
+            key,
+            priority,
+            place,
+            options,
+            headers,
+            payload,
+            stored,
+            problem,
+        })
     }
 
     /// A message of the timers stream.
@@ -219,8 +233,22 @@ impl Client {
         if let Some(firing) = Firing::read(ns, &headers, sequence, stored.unwrap_or_default()) {
             key = firing.run;
         }
-        let options = JobHeaders::parse(&headers).unwrap_or_default();
+        let (options, problem) = match JobHeaders::parse(&headers) {
+            Ok(options) => (options, None),
+            Err(error) => (JobHeaders::default(), Some(error.to_string())),
+        };
         let (stream, headers) = (self.streams(queue).timers, headers.for_copy());
-        Some(Found { stream, sequence, key, priority, place, options, headers, payload, stored })
+        Some(Found {
+            stream,
+            sequence,
+            key,
+            priority,
+            place,
+            options,
+            headers,
+            payload,
+            stored,
+            problem,
+        })
     }
 }

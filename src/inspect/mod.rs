@@ -57,6 +57,8 @@ pub struct JobInfo {
     pub headers: Headers,
     /// Its payload; empty where only the completion is left.
     pub payload: Bytes,
+    /// Why no worker can take it, and the next one will bury it; `None` where one can.
+    pub problem: Option<String>,
     /// What is on record of its attempts, in order.
     pub attempts: Vec<AttemptRecord>,
     /// Where a list goes on behind it: see [`JobFilter::after`]. `None` where it was looked up by its id
@@ -195,6 +197,7 @@ impl Client {
             tags: Vec::new(),
             headers: Headers::new(),
             payload: Bytes::new(),
+            problem: None,
             attempts,
             cursor: None,
         })

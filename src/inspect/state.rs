@@ -130,6 +130,7 @@ impl Stand {
             tags: options.tags,
             headers: found.headers,
             payload: found.payload,
+            problem: found.problem,
             attempts,
             cursor,
         }

@@ -84,7 +84,8 @@ impl fmt::Debug for SealKey {
 /// `Debug` shows ids alone.
 ///
 /// To change keys, first give all workers the new one as an older one, then make it the current one
-/// everywhere, and drop the old one when no job is left that was sealed with it.
+/// everywhere, and drop the old one when no job is left that was sealed with it. Do so before a key has
+/// sealed 4 billion (2^32) payloads and results: nonces are random, and beyond that two may be the same.
 ///
 /// ```
 /// # fn main() -> tidemill::Result<()> {

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 pub use self::keys::{SealKey, SealKeys};
 #[cfg(not(feature = "seal"))]
 pub(crate) use self::none::SealKeys;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::wire::{RecordKey, Scope, SealHeader, result_bound_to};
 
 /// What stands before the ciphertext, and behind it, in bytes.
@@ -31,7 +31,9 @@ pub(crate) fn seal_payload(
 ) -> Result<(SealHeader, Bytes)> {
     let header = SealHeader { key: keys.current().to_owned(), scope };
     // What is sealed for an entry has the id of one of its jobs, or of all.
-    let bound = header.bound_to(job).unwrap_or_default();
+    let bound = header.bound_to(job).ok_or_else(|| {
+        Error::invalid(format!("job {} cannot be sealed as one of a cron entry's", job.id))
+    })?;
     let sealed = keys.seal(&bound, payload)?;
     Ok((header, sealed.into()))
 }
@@ -101,19 +103,10 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::token::{CronName, JobId, Kind, Queue, RunId};
-
-    fn key_of(queue: &str, kind: &str, id: &str, run: &str) -> RecordKey {
-        RecordKey {
-            queue: Queue::new(queue).expect("valid"),
-            kind: Kind::new(kind).expect("valid"),
-            id: JobId::new(id).expect("valid"),
-            run: RunId::new(run).expect("valid"),
-        }
-    }
+    use crate::token::CronName;
 
     fn job() -> RecordKey {
-        key_of("default", "send_email", "order-17", "r1")
+        RecordKey::of("default", "send_email", "order-17", "r1")
     }
 
     fn keys(id: &str, byte: u8) -> SealKeys {
@@ -126,12 +119,12 @@ mod tests {
         let (header, sealed) = seal_payload(&keys, Scope::Job, &job(), b"{}").expect("sealed");
         let open = |job: &RecordKey| open_payload(Some(&keys), &header, job, &sealed);
         assert_eq!(open(&job()).expect("opens"), "{}");
-        let retried = key_of("default", "send_email", "order-17", "d-7");
+        let retried = RecordKey::of("default", "send_email", "order-17", "d-7");
         assert_eq!(open(&retried).expect("whatever its run"), "{}");
         for other in [
-            key_of("other", "send_email", "order-17", "r1"),
-            key_of("default", "refund", "order-17", "r1"),
-            key_of("default", "send_email", "order-18", "r1"),
+            RecordKey::of("other", "send_email", "order-17", "r1"),
+            RecordKey::of("default", "refund", "order-17", "r1"),
+            RecordKey::of("default", "send_email", "order-18", "r1"),
         ] {
             assert!(open(&other).expect_err("another").contains("does not open"), "{other:?}");
         }
@@ -141,17 +134,19 @@ mod tests {
     fn what_is_sealed_for_a_cron_entry_opens_for_its_jobs() {
         let keys = keys("k1", 1);
         let scope = Scope::Cron(CronName::new("nightly").expect("valid"));
-        let entry = key_of("default", "report", "c-nightly", "c-nightly");
+        let entry = RecordKey::of("default", "report", "c-nightly", "c-nightly");
         let (header, sealed) = seal_payload(&keys, scope, &entry, b"{}").expect("sealed");
         let open = |id: &str| {
-            let job = key_of("default", "report", id, "r");
+            let job = RecordKey::of("default", "report", id, "r");
             open_payload(Some(&keys), &header, &job, &sealed)
         };
         assert!(open("c-nightly").is_ok() && open("c-nightly-42").is_ok());
         assert!(open("nightly").expect_err("none of its").contains("none of them"));
+        let none_of_its = seal_payload(&keys, header.scope.clone(), &job(), b"{}");
+        assert!(none_of_its.expect_err("bound to nothing").is_invalid());
         // Nor does it pass for a job of the entry's name.
         let as_job = SealHeader { scope: Scope::Job, ..header.clone() };
-        let job = key_of("default", "report", "nightly", "r");
+        let job = RecordKey::of("default", "report", "nightly", "r");
         assert!(open_payload(Some(&keys), &as_job, &job, &sealed).is_err());
     }
 
@@ -189,7 +184,7 @@ mod tests {
         assert!(text.starts_with("v1;k1;") && !text.contains("sent"));
         let opened = open_result(&keys, &job(), &text).expect("opens");
         assert_eq!(opened.get(), r#"{"sent":true}"#);
-        let other_run = key_of("default", "send_email", "order-17", "r2");
+        let other_run = RecordKey::of("default", "send_email", "order-17", "r2");
         assert!(open_result(&keys, &other_run, &text).is_none());
         assert!(open_result(&keys, &job(), "v1;k1").is_none());
     }
@@ -219,7 +214,7 @@ mod tests {
             let vector: Vector = serde_json::from_str(line).expect(line);
             let keys = SealKeys::from_text(&vector.key).expect(line);
             let run = vector.run.as_deref().unwrap_or("any");
-            let job = key_of(&vector.queue, &vector.kind, &vector.id, run);
+            let job = RecordKey::of(&vector.queue, &vector.kind, &vector.id, run);
             if let Some(sealed) = &vector.result_sealed {
                 let opened = open_result(&keys, &job, sealed).expect(line);
                 assert_eq!(opened.get(), vector.plain, "{line}");

@@ -155,20 +155,11 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::token::{CronName, JobId, Kind, Queue, RunId};
+    use crate::token::CronName;
     use crate::wire::name;
 
-    fn key_of(queue: &str, kind: &str, id: &str, run: &str) -> RecordKey {
-        RecordKey {
-            queue: Queue::new(queue).expect("valid"),
-            kind: Kind::new(kind).expect("valid"),
-            id: JobId::new(id).expect("valid"),
-            run: RunId::new(run).expect("valid"),
-        }
-    }
-
     fn job() -> RecordKey {
-        key_of("default", "send_email", "order-17", "r1")
+        RecordKey::of("default", "send_email", "order-17", "r1")
     }
 
     fn headers() -> Headers {
@@ -189,10 +180,10 @@ mod tests {
         };
         assert_eq!(check(&job(), &headers(), b"{}"), Ok(()));
         for other in [
-            key_of("other", "send_email", "order-17", "r1"),
-            key_of("default", "refund", "order-17", "r1"),
-            key_of("default", "send_email", "order-18", "r1"),
-            key_of("default", "send_email", "order-17", "r2"),
+            RecordKey::of("other", "send_email", "order-17", "r1"),
+            RecordKey::of("default", "refund", "order-17", "r1"),
+            RecordKey::of("default", "send_email", "order-18", "r1"),
+            RecordKey::of("default", "send_email", "order-17", "r2"),
         ] {
             assert!(check(&other, &headers(), b"{}").is_err(), "{other:?}");
         }
@@ -229,13 +220,13 @@ mod tests {
     fn what_is_signed_for_a_cron_entry_is_for_its_jobs_whatever_their_run() {
         let key = SigningKey::generate();
         let scope = Scope::Cron(CronName::new("nightly").expect("valid"));
-        let entry = key_of("default", "report", "c-nightly", "c-nightly");
+        let entry = RecordKey::of("default", "report", "c-nightly", "c-nightly");
         let header = key.sign(scope, &entry, &headers(), b"{}").expect("signed");
         let mut fired = headers();
         fired.set(name::RUN, "c-nightly-42");
         fired.set(name::UNIQUE, "1");
         let check = |kind: &str, id: &str, run: &str| {
-            let job = key_of("default", kind, id, run);
+            let job = RecordKey::of("default", kind, id, run);
             trusted(&key).check(Some(&header), &job, &fired, b"{}")
         };
         assert_eq!(check("report", "c-nightly", "c-nightly-42"), Ok(()));
@@ -286,7 +277,7 @@ mod tests {
         for line in crate::wire::protocol_block("json,signed").lines() {
             let vector: Vector = serde_json::from_str(line).expect(line);
             let key = SigningKey::from_seed(&vector.seed).expect(line);
-            let job = key_of(&vector.queue, &vector.kind, &vector.id, &vector.run);
+            let job = RecordKey::of(&vector.queue, &vector.kind, &vector.id, &vector.run);
             let headers: Headers = vector.headers.into_iter().collect();
             let header = SignatureHeader::parse(&vector.signature).expect(line);
             let bytes = signed_bytes(&header.scope, &job, &headers, vector.body.as_bytes());

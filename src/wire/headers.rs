@@ -20,6 +20,10 @@ pub(crate) mod name {
     pub(crate) const SEAL: &str = "Tidemill-Seal";
     /// Who vouches for the job.
     pub(crate) const SIGNATURE: &str = "Tidemill-Signature";
+    /// The header block, in base64, of a message whose headers cannot be read.
+    pub(crate) const BLOCK: &str = "Tidemill-Header-Block";
+    /// On dead letters only: how many headers of the job found no room.
+    pub(crate) const LEFT_OUT: &str = "Tidemill-Headers-Left-Out";
     /// On dead letters only.
     pub(crate) const DEAD: &str = "Tidemill-Dead";
     /// On cron entries only.
@@ -44,6 +48,9 @@ pub(crate) mod name {
     /// What begins so is ours.
     pub(crate) const OUR_PREFIX: &str = "tidemill-";
 }
+
+/// The framing of each line of headers.
+const COLON_AND_LINE_END: usize = ": \r\n".len();
 
 /// The headers of a job: names and values in order. Names compare without regard to case.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -103,7 +110,6 @@ impl Headers {
     /// How many bytes these take in a message: names, values, and the framing of each line.
     pub(crate) fn wire_bytes(&self) -> usize {
         const VERSION_LINE_AND_END: usize = "NATS/1.0\r\n\r\n".len();
-        const COLON_AND_LINE_END: usize = ": \r\n".len();
         if self.0.is_empty() {
             return 0;
         }
@@ -112,8 +118,25 @@ impl Headers {
         VERSION_LINE_AND_END + lines
     }
 
+    /// Sorts them by name; the values of one name stay in order.
     pub(crate) fn sort(&mut self) {
-        self.0.sort();
+        self.0.sort_by(|(one, _), (other, _)| one.cmp(other));
+    }
+
+    /// Takes out the largest until the rest takes at most so many bytes in a message, but never `kept`;
+    /// how many these were.
+    pub(crate) fn cut_to(&mut self, most: usize, kept: &str) -> usize {
+        let mut left_out = 0;
+        let mut bytes = self.wire_bytes();
+        while bytes > most {
+            let largest = self.0.iter().enumerate().filter(|(_, (name, _))| name != kept);
+            let largest = largest.max_by_key(|(_, (name, value))| name.len() + value.len());
+            let Some((at, _)) = largest else { break };
+            let (name, value) = self.0.remove(at);
+            bytes -= name.len() + value.len() + COLON_AND_LINE_END;
+            left_out += 1;
+        }
+        left_out
     }
 }
 
@@ -157,5 +180,23 @@ mod tests {
                 .collect();
         let kept: Headers = [("Tidemill-New-Thing", "y"), ("X", "1")].into_iter().collect();
         assert_eq!(headers.for_copy(), kept);
+    }
+
+    #[test]
+    fn values_of_one_name_stay_in_order() {
+        let mut headers: Headers = [("X", "b"), ("A", "1"), ("X", "a")].into_iter().collect();
+        headers.sort();
+        assert_eq!(headers, [("A", "1"), ("X", "b"), ("X", "a")].into_iter().collect());
+    }
+
+    #[test]
+    fn the_largest_are_left_out_first() {
+        let long = "x".repeat(100);
+        let mut headers: Headers =
+            [("A", "1"), ("B", &*long), ("Kept", &*long), ("C", "2")].into_iter().collect();
+        assert_eq!(headers.cut_to(1000, "Kept"), 0);
+        assert_eq!(headers.cut_to(150, "Kept"), 1);
+        assert!(headers.wire_bytes() <= 150 && headers.get("B").is_none());
+        assert_eq!((headers.cut_to(0, "Kept"), headers.get("Kept")), (2, Some(&*long)));
     }
 }

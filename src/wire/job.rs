@@ -82,6 +82,10 @@ impl JobHeaders {
         if headers.is_empty() {
             return Ok(Self::default());
         }
+        if headers.get(name::BLOCK).is_some() {
+            let problem = "stands for headers that cannot be read".to_owned();
+            return Err(HeaderError { name: name::BLOCK, problem });
+        }
         Ok(Self {
             run: one(headers, name::RUN, "a token", run)?,
             attempts_used: one(headers, name::ATTEMPTS_USED, "a whole number", number)?,
@@ -231,6 +235,8 @@ mod tests {
             assert_eq!(error.name, name);
             assert!(error.to_string().contains(value), "{error}");
         }
+        let unread = parse(&[("Tidemill-Header-Block", "TkFUUy8x")]).expect_err("not known");
+        assert!(unread.to_string().contains("cannot be read"), "{unread}");
         let twice = parse(&[("Tidemill-Run", "a"), ("tidemill-run", "a")]).expect_err("twice");
         assert_eq!(twice.to_string(), "header Tidemill-Run is given twice");
     }

@@ -6,6 +6,10 @@ use super::subject::{JobSubject, RecordKey};
 use crate::priority::Priority;
 use crate::token::{JobId, Namespace, Queue, RunId};
 
+/// The most bytes of headers that a job may have. The broker takes 64 KiB, and copies of a job have more
+/// than it: those that set a timer, and those that count attempts.
+pub(crate) const MAX_HEADER_BYTES: usize = 62 * 1024;
+
 /// What can be read off a message before anything is looked up.
 pub(crate) enum Reading {
     Job {
@@ -50,6 +54,14 @@ pub(crate) fn read_job(
         (Err(error), Ok(subject)) => Reading::BadHeader {
             key: key(subject.kind, subject.id, None),
             problem: error.to_string(),
+        },
+        (Ok(_), Ok(subject)) if headers.wire_bytes() > MAX_HEADER_BYTES => Reading::BadHeader {
+            key: key(subject.kind, subject.id, None),
+            problem: format!(
+                "its headers have {} bytes, and at most {MAX_HEADER_BYTES} leave room for those that its \
+                 copies need",
+                headers.wire_bytes()
+            ),
         },
         (Ok(_), Ok(subject)) => match JobHeaders::parse(headers) {
             Ok(options) => {

@@ -45,7 +45,7 @@ impl SignatureHeader {
         }
         let mut parts = text.split(';');
         let version = parts.next()?;
-        let signer = parts.next().filter(|signer| signer.len() == PUBLIC_KEY_BYTES)?.to_owned();
+        let signer = parts.next().filter(|signer| is_public_key(signer))?.to_owned();
         let signature = URL_SAFE_NO_PAD.decode(parts.next()?).ok()?;
         let scope = Scope::read(parts)?;
         (version == VERSION && signature.len() == SIGNATURE_BYTES).then_some(Self {
@@ -60,6 +60,12 @@ impl SignatureHeader {
         let signature = URL_SAFE_NO_PAD.encode(signature);
         format!("{VERSION};{signer};{signature}{}", scope.suffix())
     }
+}
+
+/// Whether it has the letters of a public nkey. It is shown to people, whoever has written it.
+fn is_public_key(text: &str) -> bool {
+    let is_base32 = |byte: u8| matches!(byte, b'A'..=b'Z' | b'2'..=b'7');
+    text.len() == PUBLIC_KEY_BYTES && text.bytes().all(is_base32)
 }
 
 /// The bytes that are signed. `None` where the scope cannot be of this job.
@@ -107,15 +113,9 @@ fn is_signed(header: &str, scope: &Scope) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{JobId, Kind, Queue, RunId};
 
     fn job() -> RecordKey {
-        RecordKey {
-            queue: Queue::default(),
-            kind: Kind::new("send_email").expect("valid"),
-            id: JobId::new("order-17").expect("valid"),
-            run: RunId::new("r1").expect("valid"),
-        }
+        RecordKey::of("default", "send_email", "order-17", "r1")
     }
 
     fn signed(headers: &[(&str, &str)]) -> Vec<u8> {
@@ -137,6 +137,10 @@ mod tests {
             &format!("v1;{signer}"),
             &format!("v2;{signer};{signature}"),
             &format!("v1;{signer}A;{signature}"),
+            &format!("v1;\x1b[2J{};{signature}", &signer[4..]),
+            &format!("v1;{};{signature}", signer.to_lowercase()),
+            &format!("v1;{signer};{}+", &signature[1..]),
+            &format!("v1;{signer};{}B", &signature[..signature.len() - 1]),
             &format!("v1;{signer};{}", URL_SAFE_NO_PAD.encode([7; 63])),
             &format!("v1;{signer};{signature};x"),
             &format!("v1;{signer};{}", "A".repeat(1000)),

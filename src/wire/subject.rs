@@ -59,6 +59,17 @@ pub(crate) struct RecordKey {
 }
 
 impl RecordKey {
+    /// Of a run that is written in a test.
+    #[cfg(test)]
+    pub(crate) fn of(queue: &str, kind: &str, id: &str, run: &str) -> Self {
+        Self {
+            queue: Queue::new(queue).expect("a queue"),
+            kind: Kind::new(kind).expect("a kind"),
+            id: JobId::new(id).expect("an id"),
+            run: RunId::new(run).expect("a run"),
+        }
+    }
+
     /// Reads a record's subject; `None` if it is none of that kind.
     pub(crate) fn parse(ns: &Namespace, record: RecordKind, subject: &str) -> Option<Self> {
         let rest = subject.strip_prefix(ns.as_str())?.strip_prefix('.')?;

@@ -190,18 +190,12 @@ mod tests {
     use super::*;
     use crate::retry::Backoff;
     use crate::sign::SigningKey;
-    use crate::token::{Kind, Queue, RunId};
     use crate::wire::{RunAfter, Scope};
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn claim(id: &str, run: &str, refused: Option<(BuryReason, String)>) -> Claim {
-        let key = RecordKey {
-            queue: Queue::default(),
-            kind: Kind::new("send_email").expect("valid"),
-            id: JobId::new(id).expect("valid"),
-            run: RunId::new(run).expect("valid"),
-        };
+        let key = RecordKey::of("default", "send_email", id, run);
         let options = JobHeaders { attempts_used: Some(7), ..JobHeaders::default() };
         Claim::new(key, options, refused)
     }

@@ -9,19 +9,17 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::admit::{Claim, FirstSight, admit_undisturbed};
-use super::entry::Sight;
+use super::admit::{Claim, FirstSight};
+use super::arrive::Arrival;
 use super::health::Part;
 use super::history::highest_in_ledger;
-use super::job::{Attempt, Held, Work};
 use super::lanes::LaneId;
-use super::lease::Lease;
 use super::pause::Pause;
 use crate::broker::{Born, Broken, Delivery, Pulled, Puller, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
-use crate::outcome::{BuryReason, Settlement};
+use crate::outcome::BuryReason;
 use crate::wire::time::Time;
-use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
+use crate::wire::{JobHeaders, Reading, read_job};
 
 /// A job that needs a newer worker is given back for this long.
 const NEWER_PROTOCOL_DELAY: Duration = Duration::from_secs(30);
@@ -105,11 +103,9 @@ impl Fetcher {
         self.suspect_up_to = in_ledger.max(self.highest);
         self.handed_out = 0;
         // It may have been a job that broke the connection, and would again when its lease is over.
-        let (shared, lane) = (self.shared.clone(), self.lane);
+        let (shared, lane, last_here) = (self.shared.clone(), self.lane, self.highest);
         self.shared.tasks.spawn(async move {
-            if let Err(error) = shared.bury_unreadable(lane, ack_wait).await {
-                tracing::debug!(%error, "unsettled jobs were not looked at");
-            }
+            shared.bury_unreadable(lane, ack_wait, last_here).await;
         });
         Ok(())
     }
@@ -271,7 +267,7 @@ impl Fetcher {
         }
     }
 
-    /// Takes hold of a job and decides what becomes of it before it runs.
+    /// Reads what has come, and has it taken up.
     async fn admit(&mut self, delivery: Delivery) {
         let shared = &self.shared;
         let sight = FirstSight {
@@ -287,7 +283,7 @@ impl Fetcher {
         let priority = self.lane.priority;
         let reading =
             read_job(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
-        let mut claim = match reading {
+        let claim = match reading {
             Reading::Job { key, options } => Claim::new(key, options, None),
             Reading::NewerProtocol => {
                 // Not ours to judge, so no record is written: only given back.
@@ -306,38 +302,13 @@ impl Fetcher {
                 Claim::new(key, JobHeaders::default(), refused)
             }
         };
-        if let Some(trusted) = &queue.trusted {
-            claim = claim.vouched(trusted, headers, &delivery.payload, *sequence);
-        }
-        let Claim { key, options, refused, unvouched } = claim;
-        let Some(job) = shared.leases.hold(Held {
-            lane: self.lane,
-            key,
-            sequence: delivery.sequence,
-            stored: delivery.stored,
-            headers: delivery.headers,
-            options,
-            unvouched,
-            payload: delivery.payload,
-            lease: Lease::new(delivery.ack, delivery.received, self.ack_wait, shared.leases.lost()),
-        }) else {
-            // We are at it already.
-            return shared.give_up(self.lane, 1);
-        };
-        let work = Work { job, attempt: Attempt::UNDISTURBED };
-        let is_undisturbed = sight.is_undisturbed(&work.options);
-        if let Some((reason, problem)) = refused {
-            let error = ErrorInfo::new(reason.as_str(), problem);
-            shared.turn_down(work, Settlement::Bury { reason, error }, 0).await;
-        } else if is_undisturbed && queue.trusted.is_none() {
-            let admission = admit_undisturbed(work.as_candidate(), shared.clock.now());
-            shared.carry_out(work, admission).await;
+        let arrival = Arrival { lane: self.lane, ack_wait: self.ack_wait, delivery, claim, sight };
+        if queue.trusted.is_none() {
+            shared.take_up(arrival).await;
         } else {
-            // Looked up to the side, so that other jobs need not wait. A signed job always is: whoever
-            // has read one can publish it once more.
-            let sight = if is_undisturbed { Sight::Undisturbed } else { Sight::Disturbed };
+            // A signature takes longer to check than a job to fetch.
             let shared = shared.clone();
-            self.shared.tasks.spawn(async move { shared.admit_by_record(work, sight).await });
+            self.shared.tasks.spawn(async move { shared.take_up(arrival).await });
         }
     }
 }

@@ -3,6 +3,7 @@
 //! The order in which things start and stop stands in [`Worker::start`] and [`Running::drain`].
 
 mod admit;
+mod arrive;
 mod builder;
 mod catch_up;
 mod context;

@@ -116,8 +116,11 @@ impl Promoter {
     async fn reconnected(&mut self, is_alive: bool) {
         self.puller.forget();
         if !is_alive {
-            self.shared.stop_fetching.cancelled().await;
+            return self.shared.stop_fetching.cancelled().await;
         }
+        // It may have been a timer that broke the connection.
+        let (shared, queue) = (self.shared.clone(), self.queue);
+        self.shared.tasks.spawn(async move { shared.promote_unreadable(queue).await });
     }
 
     async fn take(&mut self, pulled: Pulled) {
@@ -201,7 +204,7 @@ impl Promoter {
 
 impl Shared {
     /// Puts a job whose time has come into its lane, then takes the timer away.
-    async fn promote(&self, delivery: Delivery) -> Result<()> {
+    pub(super) async fn promote(&self, delivery: Delivery) -> Result<()> {
         let Delivery { subject, headers, payload, sequence, delivered, stored, ack, .. } = delivery;
         let copied = if delivered > 1 { Copied::Perhaps } else { Copied::Never };
         let message = Stored { subject, sequence, headers, payload, stored: Some(stored) };

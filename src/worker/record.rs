@@ -27,6 +27,9 @@ const RECORD_HEADROOM_BYTES: usize = 16 * 1024;
 /// The error's message in a dead letter's header is cut to this many bytes; the ledger has it whole.
 const MAX_HEADER_ERROR_BYTES: usize = 2 * 1024;
 
+/// The broker takes 64 KiB of headers, with those that tell it how to store the letter.
+const MAX_LETTER_HEADER_BYTES: usize = 63 * 1024;
+
 /// What most records take, in bytes.
 const USUAL_RECORD_BYTES: usize = 512;
 
@@ -246,6 +249,11 @@ impl Recorder {
         };
         let mut headers = work.headers.for_copy();
         headers.set(name::DEAD, ascii_json(&info)?);
+        let left_out = headers.cut_to(MAX_LETTER_HEADER_BYTES, name::DEAD);
+        if left_out > 0 {
+            tracing::warn!(job = %work.key.id, left_out, "a dead letter has no room for all headers");
+            headers.set(name::LEFT_OUT, left_out.to_string());
+        }
         let subject = record_subject(&self.namespace, RecordKind::Dead, &work.key);
         for _ in 0..FENCE_TRIES {
             let payload = work.payload.clone();

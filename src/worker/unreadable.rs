@@ -1,5 +1,6 @@
 //! Jobs that break the connection of every worker they are handed to, since the client library cannot read
-//! their headers: looked for whenever a connection may have been broken by one, and buried unseen.
+//! their headers: looked for whenever a connection may have been broken by one, and buried unseen. Timers
+//! of that kind are put on their lanes, where they are jobs to be buried.
 
 use std::time::Duration;
 
@@ -7,62 +8,93 @@ use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::admit::Claim;
+use super::health::Part;
 use super::job::{Attempt, Held, Work};
 use super::lanes::LaneId;
 use super::lease::Lease;
-use crate::broker::{AckSubject, Stored, Unreadable};
-use crate::error::Result;
+use crate::broker::{AckSubject, Delivery, Stored, Unreadable};
 use crate::outcome::{BuryReason, Settlement};
-use crate::wire::{ErrorInfo, JobHeaders, Reading, RecordKey, read_job};
+use crate::topology::DUE;
+use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
 
-/// How many of the unsettled jobs are looked at, the oldest and the newest.
-const LOOKS: u64 = 32;
+/// How many of the unsettled jobs are looked at, at each of some places.
+const LOOKS: u64 = 64;
 
 /// How long that may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
 impl Shared {
-    /// Buries what is unreadable among the unsettled jobs of a lane.
-    pub(super) async fn bury_unreadable(&self, lane: LaneId, ack_wait: Duration) -> Result<()> {
+    /// Buries what is unreadable among the unsettled jobs of a lane, of which the last that came in here
+    /// has the sequence `last_here`.
+    pub(super) async fn bury_unreadable(&self, lane: LaneId, ack_wait: Duration, last_here: u64) {
         let stream = &self.queues[lane.queue].streams.jobs;
-        let looking = self.conn.unreadable(stream, lane.priority.as_str(), LOOKS);
-        let Ok(found) = timeout(LIMIT, looking).await else { return Ok(()) };
-        for Unreadable { message, flaw } in found? {
-            let Some((work, sequence)) = self.take_unread(lane, ack_wait, message) else {
-                continue;
-            };
-            tracing::warn!(job = %work.key.id, sequence, flaw, "headers cannot be read; buried");
-            let reason = BuryReason::BadHeader;
-            let error = ErrorInfo::new(reason.as_str(), format!("headers cannot be read: {flaw}"));
+        let (part, consumer) = (Part::Unreadable(lane.queue), lane.priority.as_str());
+        for Unreadable { message, flaw } in self.look(part, stream, consumer, last_here).await {
+            let sequence = message.sequence;
+            let Some((work, reason)) = self.take_unread(lane, ack_wait, message) else { continue };
+            tracing::warn!(job = %work.key.id, sequence, flaw, "cannot be read; buried");
+            let error = ErrorInfo::new(reason.as_str(), format!("it cannot be read: {flaw}"));
             self.settle(work, Settlement::Bury { reason, error }).await;
         }
-        Ok(())
     }
 
-    /// Takes hold of a job that was not handed over here, and could not be.
+    /// Puts what is unreadable among the due timers of a queue on its lane, as far as it can be read.
+    pub(super) async fn promote_unreadable(&self, queue: usize) {
+        let stream = &self.queues[queue].streams.timers;
+        for Unreadable { message, flaw } in self.look(Part::Timers(queue), stream, DUE, 0).await {
+            tracing::warn!(subject = message.subject, flaw, "a timer cannot be read");
+            let ack = AckSubject::of(stream, DUE, message.sequence);
+            let delivery = Delivery::unread(message, ack, self.clock.now());
+            if let Err(error) = self.promote(delivery).await {
+                tracing::debug!(%error, "a timer was not settled; it comes again");
+            }
+        }
+    }
+
+    async fn look(
+        &self,
+        part: Part,
+        stream: &str,
+        consumer: &str,
+        last_here: u64,
+    ) -> Vec<Unreadable> {
+        let looking = self.conn.unreadable(stream, consumer, last_here, LOOKS);
+        match timeout(LIMIT, looking).await {
+            Ok(Ok(found)) => {
+                self.supervision.clear(part);
+                found
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(stream, consumer, %error, "what is unsettled was not looked at");
+                if error.is_permission() {
+                    self.supervision.report(part, &error);
+                }
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Takes hold of a job that was not handed over here, and could not be; and why it is to be buried.
     fn take_unread(
         &self,
         lane: LaneId,
         ack_wait: Duration,
         message: Stored,
-    ) -> Option<(Work, u64)> {
+    ) -> Option<(Work, BuryReason)> {
         let queue = &self.queues[lane.queue];
         let Stored { subject, sequence, headers, payload, stored } = message;
-        let key: RecordKey = match read_job(
-            &self.namespace,
-            &queue.name,
-            lane.priority,
-            &subject,
-            &headers,
-            sequence,
-        ) {
-            Reading::Job { key, .. }
-            | Reading::BadHeader { key, .. }
-            | Reading::BadSubject { key, .. } => key,
+        let (ns, priority) = (&self.namespace, lane.priority);
+        let (key, reason) = match read_job(ns, &queue.name, priority, &subject, &headers, sequence)
+        {
+            Reading::Job { key, .. } | Reading::BadHeader { key, .. } => {
+                (key, BuryReason::BadHeader)
+            }
+            Reading::BadSubject { key, .. } => (key, BuryReason::BadSubject),
             Reading::NewerProtocol => return None,
         };
         // In a queue that takes signed jobs alone, it cannot be who it says it is.
-        let refused = Some((BuryReason::BadHeader, String::new()));
+        let refused = Some((reason, String::new()));
         let mut claim = Claim::new(key, JobHeaders::default(), refused);
         if let Some(trusted) = &queue.trusted {
             claim = claim.vouched(trusted, &headers, &payload, sequence);
@@ -80,6 +112,6 @@ impl Shared {
             unvouched,
             lease: Lease::new(ack, Instant::now(), ack_wait, self.leases.lost()),
         })?;
-        Some((Work { job, attempt: Attempt { number: 0, ..Attempt::UNDISTURBED } }, sequence))
+        Some((Work { job, attempt: Attempt { number: 0, ..Attempt::UNDISTURBED } }, reason))
     }
 }

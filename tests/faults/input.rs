@@ -1,4 +1,4 @@
-//! Messages that are too large or hostile.
+//! Messages that are too large or hostile. Those that the client library cannot read are in `poison`.
 
 use std::time::Duration;
 
@@ -8,7 +8,6 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 use crate::support::load::is_empty;
-use crate::support::process::{Process, program};
 use crate::support::{
     GAP, Numbered, R1, Seen, Setup, Site, Sync, completion, dead, eventually, numbered, short_mill,
     stream_messages,
@@ -131,13 +130,6 @@ async fn among_good_ones(site: &Site, blocks: &[&[u8]]) -> Vec<DeadLetter> {
     letters
 }
 
-/// 24. Headers that break the connection of whoever they are sent to, as no client library would write
-/// them: the job is buried with the reason, and the others are not held up.
-#[tokio::test]
-async fn headers_that_cannot_be_read_are_buried_and_hold_up_nothing() {
-    unreadable_headers(&Site::start(R1).await).await;
-}
-
 /// What no client can read, and what is said of it.
 const UNREADABLE: [(&[u8], &str); 3] = [
     (b"NATS/1.0\r\nX-Name: \xff\xfe\r\n\r\n", "UTF-8"),
@@ -156,45 +148,6 @@ async fn unreadable_headers(site: &Site) {
         assert!(letter.info.errors[0].message.contains(flaw), "{letter:?}");
         assert_eq!(letter.payload, &b"{\"n\":0}"[..]);
     }
-}
-
-/// 24. A job with a status in its headers, as only the broker's own words have one: it is a job.
-#[tokio::test]
-async fn a_job_with_a_status_is_a_job() {
-    let statuses = ["404 No Messages", "409 Consumer Deleted", "100 Idle"];
-    let blocks = statuses.map(|status| format!("NATS/1.0 {status}\r\n\r\n"));
-    let blocks: Vec<&[u8]> = blocks.iter().map(String::as_bytes).collect();
-    let letters = among_good_ones(&Site::start(R1).await, &blocks).await;
-    assert!(letters.is_empty(), "{letters:?}");
-}
-
-/// 24. A header that makes the client library panic: the worker's process ends, and the one that a
-/// supervisor starts in its place buries the job.
-#[tokio::test]
-async fn a_header_that_ends_the_worker_ends_it_once() {
-    let mill = short_mill(Sync::Lazy).await;
-    let url = mill.broker.url();
-    let subject = "tidemill.jobs.default.normal.quick.odd";
-    publish_raw(&mill.broker, subject, b"NATS/1.0\r\nX-Name: a\rb\r\n\r\n", b"{}").await;
-    let job = mill.client.enqueue(NewJob::raw("quick", "{}")).await.expect("stored");
-    let starts = Seen::default();
-    let supervisor = async {
-        loop {
-            starts.push(());
-            Process::start(program(url, &["work", "--exec", "quick=true"])).gone().await;
-        }
-    };
-    let ends = async {
-        assert_eq!(completion(&job).await.status, Status::Done);
-        let letter = eventually("a dead letter", || async { dead(&mill).await.pop() }).await;
-        assert_eq!((letter.info.reason.as_str(), letter.id.as_str()), ("bad_header", "odd"));
-        is_empty(&mill.nats().await).await;
-    };
-    tokio::select! {
-        () = supervisor => unreachable!("it goes on"),
-        () = ends => {}
-    }
-    assert!(starts.len() <= 3, "{} workers", starts.len());
 }
 
 /// 22. A payload of rubbish among good ones: it is buried at first sight, and the others are worked
@@ -231,4 +184,32 @@ pub(crate) async fn rubbish_and_hostile_headers(setup: Setup) {
     site.anew("headers that cannot be read").await;
     unreadable_headers(&site).await;
     site.copies_agree().await;
+}
+
+/// 24. So many headers that no copy of the job would have room for its own: such a job is refused here,
+/// and buried where another client has let it in; its letter keeps what it has room for.
+#[tokio::test]
+async fn headers_that_leave_no_room_for_those_of_copies_are_buried() {
+    let mill = short_mill(Sync::Lazy).await;
+    let nats = mill.nats().await;
+    let refused = mill.client.enqueue(numbered(1)).header("X", "x".repeat(63 << 10)).await;
+    assert!(refused.as_ref().is_err_and(Error::is_too_large), "{refused:?}");
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("X-Small", "kept");
+    for (name, kibibytes) in [("X-Large", 50), ("X-Less", 13)] {
+        headers.insert(name, "x".repeat(kibibytes << 10));
+    }
+    let subject = "tidemill.jobs.default.normal.numbered.much";
+    let answer = nats.request_with_headers(subject, headers, r#"{"n":2}"#.into()).await;
+    let answer = answer.expect("an answer").payload;
+    assert!(!String::from_utf8_lossy(&answer).contains("error"), "{answer:?}");
+    let handler = |_: Numbered, _: JobContext| async { Ok::<_, JobError>(()) };
+    let running = mill.worker().handle(handler).build().expect("ok").start().await.expect("ok");
+    let letter = eventually("a dead letter", || async { dead(&mill).await.pop() }).await;
+    assert_eq!((letter.info.reason.as_str(), letter.info.attempts), ("bad_header", 0));
+    assert_eq!(letter.headers.get("X-Small"), Some("kept"));
+    assert_eq!(letter.headers.get("Tidemill-Headers-Left-Out"), Some("1"));
+    assert_eq!(letter.headers.get("X-Less").map(str::len), Some(13 << 10));
+    is_empty(&nats).await;
+    running.drain().await;
 }

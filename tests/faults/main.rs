@@ -29,7 +29,7 @@
 //! | 21 worker's clock wrong | `clock`; the broker's: suite `far` |
 //! | 22 poison | `input`; suite `bad_input` |
 //! | 23 oversized | `input`; suite `enqueue` |
-//! | 24 hostile headers | `input`; suite `bad_input` |
+//! | 24 hostile headers | `input`, `poison`; suite `bad_input` |
 //! | 25 the same key at once, while running, afterwards | suite `unique` |
 //! | 26 producer killed between publish and confirmation | `workers`, `network`; suite `all`, `moves` |
 //! | 27 consumer deleted | `topology` |
@@ -57,6 +57,7 @@ mod input;
 mod limits;
 mod network;
 mod nodes;
+mod poison;
 #[path = "../suite/proxy.rs"]
 #[expect(dead_code, reason = "the suite has uses for all of it")]
 mod proxy;

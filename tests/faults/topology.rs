@@ -9,8 +9,8 @@ use tidemill::{Client, ConnectOptions, JobHandle, Queue, Status};
 use crate::support::load::{Load, Runs, is_empty, work, work_for};
 use crate::support::site::Login;
 use crate::support::{
-    ACK_WAIT, GAP, R1, RECOVERY, Seen, Setup, Site, Sync, api, change, completion, eventually,
-    numbered, short_leases, short_mill, stream_messages,
+    ACK_WAIT, GAP, NOTHING, R1, RECOVERY, Seen, Setup, Site, Sync, api, change, completion,
+    eventually, numbered, short_leases, short_mill, stream_messages, worker_without,
 };
 
 const JOBS: &str = "TIDEMILL_JOBS_default";
@@ -176,31 +176,10 @@ struct Guarded {
     running: tidemill::Running,
 }
 
-/// Users: `admin`, and `worker` without these rights.
-fn users(may_not_publish: &str, may_not_subscribe: &str) -> String {
-    format!(
-        r#"
-accounts {{
-  JOBS {{
-    jetstream: enabled
-    users: [
-      {{ user: admin, password: admin }}
-      {{ user: worker, password: worker, permissions {{
-          publish: {{ allow: ">", deny: ["{may_not_publish}"] }}
-          subscribe: {{ allow: ">", deny: ["{may_not_subscribe}"] }} }} }}
-    ]
-  }}
-}}
-"#
-    )
-}
-
-const NOTHING: &str = "nothing";
-
 impl Guarded {
     async fn start(setup: Setup) -> Self {
         let (builder, config) = (setup.builder(), short_leases(setup.replicas()));
-        let builder = builder.config(users(NOTHING, NOTHING));
+        let builder = builder.config(worker_without(NOTHING, NOTHING));
         let site = Site::of(setup, builder, Login::User("admin"), config.clone()).await;
         let options = ConnectOptions::new(site.url()).expect("a URL");
         let options = Login::User("worker").of(options).request_timeout(Duration::from_secs(1));
@@ -220,7 +199,7 @@ impl Guarded {
     }
 
     async fn may_not(&self, publish: &str, subscribe: &str) {
-        self.site.reload(&users(publish, subscribe)).await;
+        self.site.reload(&worker_without(publish, subscribe)).await;
     }
 
     async fn enqueue(&self, n: u64) -> JobHandle {

@@ -7,7 +7,8 @@ use tidemill::embedded::Broker;
 use tidemill::{Client, ConnectOptions, JobContext, JobError, Queue, Status, Worker};
 
 use crate::support::{
-    Numbered, Seen, completion, connect, eventually, lane_counts, numbered, stream_messages,
+    NOTHING, Numbered, Seen, completion, connect, eventually, lane_counts, numbered,
+    stream_messages, worker_without,
 };
 
 #[tokio::test]
@@ -69,24 +70,6 @@ accounts {
 }
 "#;
 
-/// A worker with all rights but those on some subjects.
-fn worker_without(subjects: &str) -> String {
-    format!(
-        r#"
-accounts {{
-  JOBS {{
-    jetstream: enabled
-    users: [
-      {{ user: admin, password: admin }}
-      {{ user: worker, password: worker, permissions {{
-          publish: {{ allow: ">", deny: [{subjects}] }}, subscribe: ">" }} }}
-    ]
-  }}
-}}
-"#
-    )
-}
-
 /// A queue whose worker lacks rights.
 struct Guarded {
     broker: Broker,
@@ -99,7 +82,7 @@ struct Guarded {
 impl Guarded {
     async fn start(lacks: &str) -> Self {
         let broker = Broker::builder()
-            .config(worker_without(lacks))
+            .config(worker_without(lacks, NOTHING))
             .connect_with(|options| options.user_password("admin", "admin"))
             .start()
             .await
@@ -148,7 +131,7 @@ async fn rights_to_publish_are_enough_to_enqueue_and_what_lacks_is_named_at_once
 #[tokio::test]
 async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
     let Guarded { broker, admin, worker: client, nats } =
-        Guarded::start(r#""tidemill.results.>""#).await;
+        Guarded::start("tidemill.results.>").await;
     let seen = Seen::default();
     let note = seen.clone();
     let handler = move |job: Numbered, _: JobContext| {
@@ -163,7 +146,7 @@ async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
     assert!(early.expect_err("it cannot be recorded").is_timeout());
     assert_eq!(stream_messages(&nats, "TIDEMILL_JOBS_default").await, 1, "it is still there");
     // Given the right, the worker that has kept the job records its outcome.
-    broker.reload(worker_without(r#""nothing""#)).await.expect("in force");
+    broker.reload(worker_without(NOTHING, NOTHING)).await.expect("in force");
     let done = completion(&job).await;
     assert_eq!((done.status, done.attempt), (Status::Done, 1));
     assert_eq!(seen.all(), [7], "run once");
@@ -173,7 +156,7 @@ async fn what_cannot_be_recorded_is_not_acked_and_not_run_again() {
 #[tokio::test]
 async fn an_attempt_that_cannot_be_written_down_is_not_begun() {
     let Guarded { broker: _broker, worker: client, nats, .. } =
-        Guarded::start(r#""tidemill.attempts.>""#).await;
+        Guarded::start("tidemill.attempts.>").await;
     let seen = Seen::default();
     let note = seen.clone();
     let handler = move |job: Numbered, _: JobContext| {

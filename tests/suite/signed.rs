@@ -416,3 +416,47 @@ async fn signatures_are_required_of_queues_that_are_worked() {
     let shown = format!("{:?} {key:?}", signing(&mill, &key));
     assert!(!shown.contains(&key.reveal()[2..]), "{shown}");
 }
+
+#[tokio::test]
+async fn values_of_one_header_are_signed_in_the_order_in_which_they_stand() {
+    let mill = Mill::start().await;
+    let key = SigningKey::generate();
+    let seen = Seen::default();
+    let running = work(&mill.client, &[&key], &seen).await;
+    let job = signing(&mill, &key).enqueue(numbered(1)).header("X", "b").header("X", "a").await;
+    let job = job.expect("stored");
+    assert_eq!(completion(&job).await.status, Status::Done);
+    let another = signing(&mill, &key).enqueue(numbered(2)).header("X", "b").header("X", "a").await;
+    let another = another.expect("stored");
+    completion(&another).await;
+    running.drain().await;
+    // The other way round it is another job.
+    let swapped = signing(&mill, &key).enqueue(numbered(3)).header("X", "b").header("X", "a").await;
+    let swapped = swapped.expect("stored");
+    let (mut headers, body) = on_lane(&mill, &swapped).await;
+    headers.insert("X", "a");
+    headers.append("X", "b");
+    let subject = format!("tidemill.jobs.default.low.numbered.{}", swapped.id());
+    publish(&mill, &subject, &headers, &body).await;
+    let running = work(&mill.client, &[&key], &seen).await;
+    assert_eq!(buried(&mill).await.info.reason, "bad_signature");
+    running.drain().await;
+}
+
+/// One after the other, their checks would hold each other up: thousands come in at once.
+#[tokio::test]
+async fn many_signed_jobs_are_checked_beside_each_other() {
+    let mill = Mill::start().await;
+    let key = SigningKey::generate();
+    let seen = Seen::default();
+    let jobs = (0..300).map(|n| NewJob::new(&numbered(1000 + n)));
+    let stored = signing(&mill, &key).enqueue_many(jobs).await;
+    let running = work(&mill.client, &[&key], &seen).await;
+    for job in stored {
+        let done = completion(&job.expect("stored")).await;
+        assert_eq!((done.status, done.attempt), (Status::Done, 1));
+    }
+    assert_eq!(seen.len(), 300);
+    is_empty(&mill).await;
+    running.drain().await;
+}

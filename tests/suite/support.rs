@@ -84,6 +84,28 @@ pub(crate) async fn dead(mill: &Mill) -> Vec<DeadLetter> {
     letters.try_collect().await.expect("reads")
 }
 
+/// No subject of ours.
+pub(crate) const NOTHING: &str = "nothing";
+
+/// A broker's users: `admin`, and `worker` with all rights but these.
+pub(crate) fn worker_without(may_not_publish: &str, may_not_subscribe: &str) -> String {
+    format!(
+        r#"
+accounts {{
+  JOBS {{
+    jetstream: enabled
+    users: [
+      {{ user: admin, password: admin }}
+      {{ user: worker, password: worker, permissions {{
+          publish: {{ allow: ">", deny: ["{may_not_publish}"] }}
+          subscribe: {{ allow: ">", deny: ["{may_not_subscribe}"] }} }} }}
+    ]
+  }}
+}}
+"#
+    )
+}
+
 /// Asks until the answer is `Some`, or fails the test with what was waited for.
 pub(crate) async fn eventually<T, F>(what: &str, mut ask: impl FnMut() -> F) -> T
 where

@@ -123,7 +123,7 @@ impl Relay {
         let ends = client.follow(RecordKind::Result, filter.clone(), ends).await?;
         let failures = client.follow(RecordKind::Attempt, filter, self.failures.clone()).await?;
         self.reader.send_replace(Reader::Settled);
-        let ends = ends.map_ok(|(_, completion)| executed(&completion));
+        let ends = ends.map_ok(|(_, completion)| executed(&client.opened(completion)));
         let failures = failures.map_ok(|(key, entry)| failed(&key.kind, entry));
         let mut executions = std::pin::pin!(stream::select(ends, failures));
         while let Some(execution) = executions.next().await {

@@ -24,6 +24,7 @@ use super::publish::{EventPublisher, Publishers};
 use super::store::RunStore;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::sign::TrustedKeys;
 use crate::token::Queue;
 use crate::wire::Scope;
 use crate::worker::{DEFAULT_CONCURRENCY, Running, Worker};
@@ -76,6 +77,7 @@ pub struct JobPool {
     publishers: Publishers,
     persistence_path: Option<PathBuf>,
     concurrency: usize,
+    trusted: Option<TrustedKeys>,
     completed: Completed,
     worker: Mutex<Option<Starting>>,
     /// Ends with the pool.
@@ -98,6 +100,7 @@ pub struct JobPoolBuilder {
     publishers: Publishers,
     persistence_path: Option<PathBuf>,
     concurrency: usize,
+    trusted: Option<TrustedKeys>,
 }
 
 impl JobPoolBuilder {
@@ -125,13 +128,22 @@ impl JobPoolBuilder {
         self
     }
 
+    /// Has this process run jobs that one of these keys has signed, and bury others. All that work the
+    /// queue have to ask for it. What this pool schedules is signed if its client has a signing key, see
+    /// [`Client::with_signing_key`].
+    pub fn require_signature(mut self, by: TrustedKeys) -> Self {
+        self.trusted = Some(by);
+        self
+    }
+
     /// Opens the pool; the queue is made where it is missing. Jobs can be scheduled from here on, and
     /// are worked when some process has called [`JobPool::start`].
     ///
     /// # Errors
     /// Those of [`Client::ensure_queue`], and `is_invalid` for a concurrency that cannot be.
     pub async fn open(self) -> Result<Arc<JobPool>> {
-        let Self { client, queue, store, publishers, persistence_path, concurrency } = self;
+        let Self { client, queue, store, publishers, persistence_path, concurrency, trusted } =
+            self;
         client.ensure_queue(&queue).await?;
         let end = CancellationToken::new();
         let pool = JobPool {
@@ -141,6 +153,7 @@ impl JobPoolBuilder {
             publishers,
             persistence_path,
             concurrency,
+            trusted,
             completed: Completed::new(),
             worker: Mutex::default(),
             _ends: end.clone().drop_guard(),
@@ -161,6 +174,7 @@ impl JobPool {
             publishers: Publishers::new(),
             persistence_path: None,
             concurrency: DEFAULT_CONCURRENCY,
+            trusted: None,
         }
     }
 
@@ -254,8 +268,11 @@ impl JobPool {
     }
 
     fn build(&self) -> Result<Worker> {
-        let worker =
+        let mut worker =
             Worker::builder(&self.client).queue(self.queue.as_str()).concurrency(self.concurrency);
+        if let Some(trusted) = &self.trusted {
+            worker = worker.require_signature(self.queue.as_str(), trusted.clone());
+        }
         publishing(persisting(worker, self.store.clone()), self.publishers.clone()).build()
     }
 

@@ -28,7 +28,7 @@ pub(crate) fn json(document: &impl Serialize) -> anyhow::Result<()> {
 
 /// Prints a document as JSON for people.
 fn pretty(document: &impl Serialize) -> anyhow::Result<()> {
-    Ok(line(&serde_json::to_string_pretty(document)?)?)
+    Ok(line(&plain(&serde_json::to_string_pretty(document)?))?)
 }
 
 /// Tells a person something that is no data.
@@ -57,16 +57,29 @@ pub(crate) fn dim(text: &str) -> String {
     format!("{style}{text}{style:#}")
 }
 
+/// Text as anybody may have written it, without what would steer a terminal.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' | '\t' => plain.push(character),
+            _ if character.is_control() => plain.extend(character.escape_default()),
+            _ => plain.push(character),
+        }
+    }
+    plain
+}
+
 /// Prints a name and its value, one of several under each other.
 pub(crate) fn field(name: &str, value: &str) -> io::Result<()> {
-    line(&format!("{}  {value}", bold(&format!("{name:>9}"))))
+    line(&format!("{}  {}", bold(&format!("{name:>9}")), plain(value)))
 }
 
 /// Prints a payload for people, under its title.
 pub(crate) fn shown_payload(bytes: &[u8]) -> anyhow::Result<()> {
     line(&bold("  payload"))?;
     match payload(bytes) {
-        Value::String(text) => Ok(line(&text)?),
+        Value::String(text) => Ok(line(&plain(&text))?),
         document => pretty(&document),
     }
 }
@@ -149,4 +162,15 @@ pub(crate) fn log_to_stderr(level: &str) {
         )
         .with_target(false)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_would_steer_a_terminal_is_shown_instead() {
+        let hostile = "ä\u{1b}[2J\r\u{9b}31m\u{7}\tb\n";
+        assert_eq!(plain(hostile), "ä\\u{1b}[2J\\r\\u{9b}31m\\u{7}\tb\n");
+    }
 }

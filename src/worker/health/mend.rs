@@ -190,6 +190,7 @@ impl Shared {
             | Part::Setup(_)
             | Part::Control(_)
             | Part::Stuck(_, _)
+            | Part::Unreadable(_)
             | Part::Leases => return,
         };
         match tried {

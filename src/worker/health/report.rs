@@ -149,7 +149,7 @@ impl Supervision {
         let streams = |queue: usize| &self.places[queue].streams;
         match (part, kind) {
             (Part::Link | Part::Leases, _) => None,
-            (Part::Inbox | Part::Setup(_) | Part::Control(_), _)
+            (Part::Inbox | Part::Setup(_) | Part::Control(_) | Part::Unreadable(_), _)
             | (Part::Stuck(_, _), TroubleKind::PermissionDenied) => named,
             // Not the one record's subject: the right is one to all.
             (Part::Records(queue, record), TroubleKind::PermissionDenied) => {

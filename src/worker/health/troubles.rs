@@ -32,6 +32,8 @@ pub(in crate::worker) enum Part {
     Control(usize),
     /// What is handed out of a queue.
     Stuck(usize, Outlet),
+    /// Burying jobs of a queue that break the connection.
+    Unreadable(usize),
     /// Holding jobs.
     Leases,
 }
@@ -46,6 +48,7 @@ impl Part {
             | Self::Setup(queue)
             | Self::Control(queue)
             | Self::Stuck(queue, _) => Some(queue),
+            Self::Unreadable(queue) => Some(queue),
             Self::Link | Self::Inbox | Self::Leases => None,
         }
     }
@@ -61,6 +64,7 @@ impl Part {
             | Self::Setup(_)
             | Self::Control(_)
             | Self::Stuck(_, _)
+            | Self::Unreadable(_)
             | Self::Leases => Effect::WorksOn,
         }
     }
@@ -79,6 +83,7 @@ impl Part {
             | Self::Setup(_)
             | Self::Control(_)
             | Self::Stuck(_, _)
+            | Self::Unreadable(_)
             | Self::Leases => false,
         }
     }

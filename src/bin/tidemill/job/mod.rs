@@ -173,6 +173,9 @@ fn summary(job: &JobInfo) -> Value {
     if let Some(key) = job.sealed_with() {
         shown["sealed_with"] = json!(key);
     }
+    if let Some(problem) = &job.problem {
+        shown["problem"] = json!(problem);
+    }
     match &job.state {
         JobState::Scheduled(at) | JobState::BackingOff(at) => {
             shown["until"] = json!(output::moment(at));
@@ -191,6 +194,9 @@ fn show(client: &Client, job: &JobInfo) -> anyhow::Result<()> {
     output::field("queue", &format!("{} ({})", job.queue, job.priority))?;
     output::field("state", &describe(&job.state))?;
     output::field("enqueued", &output::moment(&job.enqueued_at))?;
+    if let Some(problem) = &job.problem {
+        output::field("unreadable", problem)?;
+    }
     for (name, value) in job.headers.iter() {
         output::field("header", &format!("{name}: {value}"))?;
     }
@@ -280,9 +286,15 @@ async fn list(global: &Global, client: &Client, args: &LsArgs) -> anyhow::Result
             job.kind.to_string(),
             job.priority.to_string(),
             output::clock(&job.enqueued_at),
-            match job.sealed_with() {
-                Some(key) => format!("{}, {}", describe(&job.state), output::sealed(&key)),
-                None => describe(&job.state),
+            match (&job.problem, job.sealed_with()) {
+                (Some(problem), _) => {
+                    let problem = output::plain(problem);
+                    format!("{}, unreadable: {problem}", describe(&job.state))
+                }
+                (None, Some(key)) => {
+                    format!("{}, {}", describe(&job.state), output::sealed(&key))
+                }
+                (None, None) => describe(&job.state),
             },
         ]);
         if shown % ROWS == 0 {
