@@ -7,15 +7,13 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tidemill::{
-    Backoff, Client, Handler, JobContext, JobError, JobHandle, JobId, NewJob, Queue, RetryPolicy,
-    Running, Status, Worker,
+    Backoff, Client, Handler, Job, JobContext, JobError, JobHandle, JobId, NewJob, Queue,
+    RetryPolicy, Running, Status, Worker,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{interval, timeout};
 
-use super::{
-    ACK_WAIT, Numbered, PATIENCE, RECOVERY, Seen, api, eventually, numbered, stream_messages,
-};
+use super::{ACK_WAIT, Numbered, PATIENCE, RECOVERY, Seen, api, eventually, stream_messages};
 
 /// The queue of `tidemill chaos`.
 pub(crate) const QUEUE: &str = "default";
@@ -82,16 +80,30 @@ impl Load {
 
     /// The same with numbers from `first`.
     pub(crate) fn from(client: &Client, first: u64, jobs: u64, every: Duration) -> Self {
+        Self::padded(client, first, jobs, every, 0)
+    }
+
+    /// The same with payloads of so many bytes more.
+    pub(crate) fn padded(
+        client: &Client,
+        first: u64,
+        jobs: u64,
+        every: Duration,
+        bytes: usize,
+    ) -> Self {
         let client = client.clone();
+        let padding = "x".repeat(bytes);
         let producing = tokio::spawn(async move {
             let mut ticks = interval(every);
             let mut under_way = Vec::new();
             for n in first..first + jobs {
                 ticks.tick().await;
                 let client = client.clone();
+                let payload = json!({ "n": n, "padding": padding }).to_string();
                 under_way.push(tokio::spawn(async move {
                     let asked = Instant::now();
-                    let said = client.enqueue(NewJob::new(&numbered(n)).id(id_of(n))).await;
+                    let job = NewJob::raw(Numbered::KIND, payload).id(id_of(n));
+                    let said = client.enqueue(job).await;
                     Enqueued { n, said, took: asked.elapsed() }
                 }));
             }
@@ -159,6 +171,16 @@ impl Said {
         self.refused.extend(more.refused);
     }
 
+    /// Waits until all that was confirmed is done, which may take as long as `within`.
+    pub(crate) async fn have_ended(&self, within: Duration) {
+        let awaited = self.ok.iter().map(|(n, job)| async move {
+            let done = job.completion_within(within).await;
+            let done = done.unwrap_or_else(|error| panic!("job {n} is lost: {error}"));
+            assert_eq!(done.status, Status::Done, "job {n}: {done:?}");
+        });
+        join_all(awaited).await;
+    }
+
     /// Waits until all is done, which may take as long as `within`, and looks that nothing is lost,
     /// nothing has ended twice, and nothing is left anywhere.
     pub(crate) async fn is_all_done(
@@ -169,12 +191,7 @@ impl Said {
         within: Duration,
     ) -> Became {
         let healed = Instant::now();
-        let awaited = self.ok.iter().map(|(n, job)| async move {
-            let done = job.completion_within(within).await;
-            let done = done.unwrap_or_else(|error| panic!("job {n} is lost: {error}"));
-            assert_eq!(done.status, Status::Done, "job {n}: {done:?}");
-        });
-        join_all(awaited).await;
+        self.have_ended(within).await;
         let left = within.saturating_sub(healed.elapsed()) + SETTLING;
         is_empty_within(nats, left).await;
         let queue = Queue::default();
