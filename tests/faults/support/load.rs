@@ -133,6 +133,13 @@ impl Load {
     }
 }
 
+/// Jobs numbered from `first`, of which all are confirmed; 100 in a second.
+pub(crate) async fn confirmed(client: &Client, first: u64, jobs: u64) -> Said {
+    let said = Load::from(client, first, jobs, Duration::from_millis(10)).end().await;
+    assert_eq!(said.ok.len() as u64, jobs, "{said:?}");
+    said
+}
+
 /// Enqueues one after the other, numbered from `first`, until one goes through, which it has to in time.
 pub(crate) async fn goes_through(client: &Client, first: u64, said: &mut Said) {
     let from = Instant::now();
