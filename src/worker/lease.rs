@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::health::{Part, Supervision, TroubleKind};
@@ -64,6 +64,8 @@ struct State {
     ack: AckSubject,
     /// When the broker was last surely told.
     renewed: Instant,
+    /// Whether the broker does not have the message any more.
+    is_gone: bool,
 }
 
 impl Lease {
@@ -77,7 +79,7 @@ impl Lease {
             lost: lost.clone(),
             received,
             ack_wait,
-            state: Mutex::new(State { ack, renewed: received }),
+            state: Mutex::new(State { ack, renewed: received, is_gone: false }),
             stop: AtomicU8::new(0),
             cancelled: OnceLock::new(),
             running: OnceLock::new(),
@@ -114,9 +116,10 @@ impl Lease {
     }
 
     /// Its message is not there any more: what is still said of it must reach no other.
-    fn is_of_nothing(&self) {
+    fn lose_message(&self) {
         let mut state = self.state();
         state.ack = state.ack.to_nothing();
+        state.is_gone = true;
     }
 
     fn has_run_out(&self, state: &State, now: Instant) -> bool {
@@ -246,7 +249,7 @@ impl Leases {
     pub(crate) fn hold(&self, job: Held) -> Option<Arc<Held>> {
         match self.all().entry(job.place()) {
             Entry::Occupied(mut held) if held.get().stored != job.stored => {
-                held.get().lease.is_of_nothing();
+                held.get().lease.lose_message();
                 held.insert(Arc::new(job));
                 Some(held.get().clone())
             }
@@ -327,11 +330,14 @@ impl Leases {
             };
             let look = async {
                 let Some(since) = connected_anew else { return };
-                match self.look(&conn, &jobs_streams, since).await {
-                    Err(error) if !error.is_permission() => {
-                        tracing::debug!(%error, "it is not known yet whether all jobs are still there");
+                // What cannot be told now is asked with the next renewal, which must not wait for it.
+                match timeout(ack_wait / 6, self.look(&conn, &jobs_streams, since)).await {
+                    Ok(Ok(())) => connected_anew = None,
+                    Ok(Err(error)) if error.is_permission() => connected_anew = None,
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "it is not known whether all jobs are still there");
                     }
-                    Ok(()) | Err(_) => connected_anew = None,
+                    Err(_) => tracing::debug!("it is not known whether all jobs are still there"),
                 }
             };
             tokio::join!(look, self.renew_due(&conn, &supervision, due_after));
@@ -345,7 +351,9 @@ impl Leases {
     async fn look(&self, conn: &Connection, jobs_streams: &[String], since: Instant) -> Result<()> {
         for (queue, stream) in jobs_streams.iter().enumerate() {
             let mut held = self.held();
-            held.retain(|job| job.lane.queue == queue && job.received() <= since);
+            held.retain(|job| {
+                job.lane.queue == queue && job.received() <= since && !job.lease.state().is_gone
+            });
             held.sort_unstable_by_key(|job| Reverse(job.sequence));
             for job in held {
                 let there = conn.by_sequence(stream, job.sequence).await?;
@@ -353,7 +361,7 @@ impl Leases {
                     break;
                 }
                 tracing::debug!(job = %job.key.id, "the broker does not have it any more");
-                job.lease.is_of_nothing();
+                job.lease.lose_message();
             }
         }
         Ok(())
