@@ -69,6 +69,15 @@ impl AckSubject {
         Self(format!("$JS.ACK.{stream}.{consumer}.1.1.1.1.0").into())
     }
 
+    /// The same for a delivery that there never was, where nothing that is said has an effect.
+    pub(crate) fn to_nothing(&self) -> Self {
+        let mut tokens = self.0.split('.');
+        let is_v1 = tokens.clone().count() == TOKENS_V1;
+        let up_to_consumer = if is_v1 { 4 } else { 6 };
+        let consumer: Vec<&str> = tokens.by_ref().take(up_to_consumer).collect();
+        Self(format!("{}.1.1.1.1.0", consumer.join(".")).into())
+    }
+
     /// Removes the job from the queue; not confirmed.
     pub(crate) async fn ack(&self, conn: &Connection) -> Result<()> {
         conn.publish(self.0.clone(), ACK).await
@@ -120,6 +129,15 @@ mod tests {
         for bad in ["", "$JS.ACK", "$JS.ACK.a.b.c.d.e.f.g", "_INBOX.x"] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn of_nothing_is_on_the_same_lane() {
+        let v1 = AckSubject::of("TIDEMILL_JOBS_default", "high", 1_795_000_000_000_042);
+        let nothing = AckSubject::of_nothing("TIDEMILL_JOBS_default", "high");
+        assert_eq!(v1.to_nothing().0, nothing.0);
+        let v2 = AckSubject("$JS.ACK.hub.AbCdEf.JOBS.high.3.42.7.1795.12.more".into());
+        assert_eq!(&*v2.to_nothing().0, "$JS.ACK.hub.AbCdEf.JOBS.high.1.1.1.1.0");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! that was answered. A lease that runs out is lost for good: the handler is told to stop, and
 //! nothing more is said to the broker about that delivery, since another worker may hold the job.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::health::{Part, Supervision, TroubleKind};
@@ -63,6 +64,8 @@ struct State {
     ack: AckSubject,
     /// When the broker was last surely told.
     renewed: Instant,
+    /// Whether the broker does not have the message any more.
+    is_gone: bool,
 }
 
 impl Lease {
@@ -76,7 +79,7 @@ impl Lease {
             lost: lost.clone(),
             received,
             ack_wait,
-            state: Mutex::new(State { ack, renewed: received }),
+            state: Mutex::new(State { ack, renewed: received, is_gone: false }),
             stop: AtomicU8::new(0),
             cancelled: OnceLock::new(),
             running: OnceLock::new(),
@@ -110,6 +113,13 @@ impl Lease {
             self.stop_under(&state, Stop::LeaseLost);
         }
         (self.stopped() != Some(Stop::LeaseLost)).then(|| state.ack.clone())
+    }
+
+    /// Its message is not there any more: what is still said of it must reach no other.
+    fn lose_message(&self) {
+        let mut state = self.state();
+        state.ack = state.ack.to_nothing();
+        state.is_gone = true;
     }
 
     fn has_run_out(&self, state: &State, now: Instant) -> bool {
@@ -233,8 +243,16 @@ impl Leases {
 
     /// Takes hold of a delivery. `None` if the job is held already, as after a broker that forgot
     /// whom it had given the job to: then the hold goes on by the new delivery.
+    ///
+    /// A broker that lost its newest messages gives out their sequences again, and goes by these alone: of
+    /// a job that is lost nothing may be said that it would take for a word about the one in its place.
     pub(crate) fn hold(&self, job: Held) -> Option<Arc<Held>> {
         match self.all().entry(job.place()) {
+            Entry::Occupied(mut held) if held.get().stored != job.stored => {
+                held.get().lease.lose_message();
+                held.insert(Arc::new(job));
+                Some(held.get().clone())
+            }
             Entry::Occupied(held) => {
                 let fresh = job.lease.state().ack.clone();
                 let mut state = held.get().lease.state();
@@ -246,8 +264,12 @@ impl Leases {
         }
     }
 
-    pub(crate) fn release(&self, place: Place) {
-        self.all().remove(&place);
+    pub(crate) fn release(&self, job: &Arc<Held>) {
+        if let Entry::Occupied(held) = self.all().entry(job.place())
+            && Arc::ptr_eq(held.get(), job)
+        {
+            held.remove();
+        }
     }
 
     /// Stops every handler.
@@ -286,10 +308,12 @@ impl Leases {
         self: Arc<Self>,
         conn: Connection,
         supervision: Arc<Supervision>,
+        jobs_streams: Vec<String>,
         ack_wait: Duration,
         end: CancellationToken,
     ) {
         let mut losses = Losses::default();
+        let mut connected_anew = None;
         let mut epochs = conn.epochs();
         // Looks often enough to try again several times before a lease is lost.
         let mut ticks = interval((ack_wait / 12).max(Duration::from_millis(50)));
@@ -299,11 +323,48 @@ impl Leases {
                 () = end.cancelled() => return,
                 _ = ticks.tick() => ack_wait / 3,
                 // A new connection: the broker may have restarted, so tell it of everything.
-                () = changed(&mut epochs) => Duration::ZERO,
+                () = changed(&mut epochs) => {
+                    connected_anew = Some(Instant::now());
+                    Duration::ZERO
+                }
             };
-            self.renew_due(&conn, &supervision, due_after).await;
+            let look = async {
+                let Some(since) = connected_anew else { return };
+                // What cannot be told now is asked with the next renewal, which must not wait for it.
+                match timeout(ack_wait / 6, self.look(&conn, &jobs_streams, since)).await {
+                    Ok(Ok(())) => connected_anew = None,
+                    Ok(Err(error)) if error.is_permission() => connected_anew = None,
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "it is not known whether all jobs are still there");
+                    }
+                    Err(_) => tracing::debug!("it is not known whether all jobs are still there"),
+                }
+            };
+            tokio::join!(look, self.renew_due(&conn, &supervision, due_after));
             losses.tell(self.lost.0.load(Ordering::Relaxed), &supervision);
         }
+    }
+
+    /// Looks whether what was held before a new connection is still there: a broker whose power was cut may
+    /// have lost it, and give another its place. What it loses is the newest, so that nothing is missing
+    /// below a job that is there.
+    async fn look(&self, conn: &Connection, jobs_streams: &[String], since: Instant) -> Result<()> {
+        for (queue, stream) in jobs_streams.iter().enumerate() {
+            let mut held = self.held();
+            held.retain(|job| {
+                job.lane.queue == queue && job.received() <= since && !job.lease.state().is_gone
+            });
+            held.sort_unstable_by_key(|job| Reverse(job.sequence));
+            for job in held {
+                let there = conn.by_sequence(stream, job.sequence).await?;
+                if there.is_some_and(|there| there.stored == Some(job.stored)) {
+                    break;
+                }
+                tracing::debug!(job = %job.key.id, "the broker does not have it any more");
+                job.lease.lose_message();
+            }
+        }
+        Ok(())
     }
 
     async fn renew_due(&self, conn: &Connection, supervision: &Supervision, due_after: Duration) {

@@ -176,7 +176,14 @@ impl Worker {
         let settling = tokio::spawn(settle::run(shared.clone(), settlements));
         let leases = shared.leases.clone();
         let supervision = shared.supervision.clone();
-        background.spawn(leases.keep(shared.conn.clone(), supervision, ack_wait, end.clone()));
+        let jobs = shared.queues.iter().map(|queue| queue.streams.jobs.clone()).collect();
+        background.spawn(leases.keep(
+            shared.conn.clone(),
+            supervision,
+            jobs,
+            ack_wait,
+            end.clone(),
+        ));
         background.spawn(health::keep_link(shared.clone(), end.clone()));
         background.spawn(health::keep_inbox(shared.clone(), end.clone()));
         background.spawn(timing::keep_clock(shared.clone(), end.clone()));
@@ -322,6 +329,6 @@ impl Shared {
 
     /// Lets go of a job that is settled, or not ours any more.
     fn release(&self, work: &Work) {
-        self.leases.release(work.place());
+        self.leases.release(&work.job);
     }
 }

@@ -23,17 +23,17 @@ const JOBS: &str = "TIDEMILL_JOBS_default";
 const AFTER_ELECTION: Duration = Duration::from_secs(8);
 
 /// A cluster with the default queue in three replicas, and a client that knows all servers.
-struct Three {
-    cluster: Cluster,
+pub(crate) struct Three {
+    pub(crate) cluster: Cluster,
     /// For producers: it soon gives up.
-    client: Client,
+    pub(crate) client: Client,
     /// For workers: it waits as long for an answer as one does by default.
-    worker: Client,
+    pub(crate) worker: Client,
 }
 
 /// Whose leader.
 #[derive(Clone, Copy, Debug)]
-enum Leads {
+pub(crate) enum Leads {
     JobsStream,
     LaneConsumer,
     JetStream,
@@ -52,7 +52,7 @@ impl Three {
         Self::of(cluster).await
     }
 
-    async fn of(cluster: Cluster) -> Self {
+    pub(crate) async fn of(cluster: Cluster) -> Self {
         let client = impatient(&cluster.url(), short_leases(3)).await;
         let worker = connect(&cluster.url()).await.with_queue_config(short_leases(3));
         Self { cluster, client, worker }
@@ -66,13 +66,13 @@ impl Three {
     }
 
     /// A client of the bare protocol at a server that runs.
-    async fn nats(&self, but: usize) -> async_nats::Client {
+    pub(crate) async fn nats(&self, but: usize) -> async_nats::Client {
         let node = self.cluster.node((but + 1) % 3);
         async_nats::connect(node.url()).await.expect("connects")
     }
 
     /// Which server leads.
-    async fn leader(&self, of: Leads) -> usize {
+    pub(crate) async fn leader(&self, of: Leads) -> usize {
         let nats = self.nats(0).await;
         eventually(&format!("a leader: {of:?}"), || async {
             let name = match of {
@@ -125,7 +125,7 @@ impl Three {
     }
 
     /// Waits until every replica of every stream and consumer has all that its leader has.
-    async fn caught_up(&self) {
+    pub(crate) async fn caught_up(&self) {
         caught_up(&self.nats(0).await).await;
     }
 

@@ -13,7 +13,7 @@
 //! | 5 broker SIGKILLed | `broker`; suite `attempts`, `many`, `import` |
 //! | 6 finished job published again after a restart | `broker`; suite `unique`, `dead` |
 //! | 7 slow disk | `broker` |
-//! | 8 power lost | nowhere: no test here can take power from a disk |
+//! | 8 power lost | `power`, `power_three` |
 //! | 9 leader killed or frozen | `cluster`; timers: suite `cluster` |
 //! | 10 quorum lost | `cluster` |
 //! | 11 rolling restart, lame duck, wiped server | `cluster`, of one server `broker` |
@@ -58,6 +58,10 @@ mod limits;
 mod network;
 mod nodes;
 mod poison;
+#[cfg(target_os = "linux")]
+mod power;
+#[cfg(target_os = "linux")]
+mod power_three;
 #[path = "../suite/proxy.rs"]
 #[expect(dead_code, reason = "the suite has uses for all of it")]
 mod proxy;

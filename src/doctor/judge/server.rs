@@ -41,9 +41,9 @@ pub(in crate::doctor) fn server(version: (u32, u32, u32), account: &AccountFacts
         "sync_interval_unknown",
         name,
         "a server does not tell its clients how often it syncs to disk; unless it is `always`, a \
-         power cut loses what is younger",
+         power cut loses what is younger, on 3 replicas too where all lose power or one lags",
         "see `curl -s http://SERVER:8222/jsz?config=true | grep sync`, and set `jetstream { \
-         sync_interval: always }` or use 3 replicas",
+         sync_interval: always }`",
     ));
     found
 }

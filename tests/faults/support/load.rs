@@ -133,6 +133,13 @@ impl Load {
     }
 }
 
+/// Jobs numbered from `first`, of which all are confirmed; 100 in a second.
+pub(crate) async fn confirmed(client: &Client, first: u64, jobs: u64) -> Said {
+    let said = Load::from(client, first, jobs, Duration::from_millis(10)).end().await;
+    assert_eq!(said.ok.len() as u64, jobs, "{said:?}");
+    said
+}
+
 /// Enqueues one after the other, numbered from `first`, until one goes through, which it has to in time.
 pub(crate) async fn goes_through(client: &Client, first: u64, said: &mut Said) {
     let from = Instant::now();
@@ -171,6 +178,16 @@ impl Said {
         self.refused.extend(more.refused);
     }
 
+    /// Waits until all that was confirmed is done, which may take as long as `within`.
+    pub(crate) async fn have_ended(&self, within: Duration) {
+        let awaited = self.ok.iter().map(|(n, job)| async move {
+            let done = job.completion_within(within).await;
+            let done = done.unwrap_or_else(|error| panic!("job {n} is lost: {error}"));
+            assert_eq!(done.status, Status::Done, "job {n}: {done:?}");
+        });
+        join_all(awaited).await;
+    }
+
     /// Waits until all is done, which may take as long as `within`, and looks that nothing is lost,
     /// nothing has ended twice, and nothing is left anywhere.
     pub(crate) async fn is_all_done(
@@ -181,12 +198,7 @@ impl Said {
         within: Duration,
     ) -> Became {
         let healed = Instant::now();
-        let awaited = self.ok.iter().map(|(n, job)| async move {
-            let done = job.completion_within(within).await;
-            let done = done.unwrap_or_else(|error| panic!("job {n} is lost: {error}"));
-            assert_eq!(done.status, Status::Done, "job {n}: {done:?}");
-        });
-        join_all(awaited).await;
+        self.have_ended(within).await;
         let left = within.saturating_sub(healed.elapsed()) + SETTLING;
         is_empty_within(nats, QUEUE, left).await;
         let queue = Queue::default();

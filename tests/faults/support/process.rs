@@ -24,6 +24,15 @@ pub(crate) fn program(url: &str, arguments: &[&str]) -> Command {
     command
 }
 
+/// Clears away what a server leaves that is stopped between an ack and the deletion after it: messages of
+/// jobs that have ended, which no consumer hands out.
+pub(crate) async fn clear_away(url: &str) {
+    let revive = ["doctor", super::load::QUEUE, "--revive"];
+    let revived = program(url, &revive).kill_on_drop(true).output().await.expect("runs");
+    let said = String::from_utf8_lossy(&revived.stderr);
+    assert!(revived.status.success(), "{said}{}", String::from_utf8_lossy(&revived.stdout));
+}
+
 /// Has whatever `command` starts use this broker, and nobody's settings.
 pub(crate) fn at_broker(command: &mut Command, url: &str) {
     for (name, _) in std::env::vars_os() {
