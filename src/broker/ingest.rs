@@ -164,7 +164,7 @@ impl Connection {
     }
 
     async fn send_to_ingest(&self, to: &str, messages: Vec<IngestMessage>) -> Option<()> {
-        let last = messages.len();
+        let (client, last) = (self.client(), messages.len());
         for (number, message) in (1..).zip(messages) {
             let operation = match number {
                 _ if number == last => Operation::Commit,
@@ -174,7 +174,6 @@ impl Connection {
             let mut reply = String::with_capacity(to.len() + 24);
             let _ = write!(reply, "{to}.{FLOW}.fail.{number}.{}.$FI", operation as u8);
             let IngestMessage { subject, headers, payload } = message;
-            let client = self.client();
             match headers {
                 Some(headers) => {
                     client.publish_with_reply_and_headers(subject, reply, headers, payload).await
@@ -188,7 +187,7 @@ impl Connection {
 
     /// The first is answered so that it is known whether there is somebody to take the rest.
     async fn send_atomic(&self, to: &str, id: &str, messages: Vec<IngestMessage>) -> Option<()> {
-        let last = messages.len();
+        let (client, last) = (self.client(), messages.len());
         for (number, message) in (1..).zip(messages) {
             let IngestMessage { subject, headers, payload } = message;
             let mut headers = headers.unwrap_or_default();
@@ -197,7 +196,6 @@ impl Connection {
             if number == last {
                 headers.insert(BATCH_COMMIT, "1");
             }
-            let client = self.client();
             if number == 1 || number == last {
                 let reply = format!("{to}.{last}.atomic.{number}");
                 client.publish_with_reply_and_headers(subject, reply, headers, payload).await

@@ -257,10 +257,10 @@ fn refusal(stream: &str, answer: &async_nats::Message) -> Error {
     Error::new(ErrorKind::Broker, format!("cannot read stream {stream}: {why}"))
 }
 
-/// The status by which the broker says something itself. What it has looked up it adds the subject to; a
+/// The status by which the broker says something itself. To what it has looked up it adds the sequence; a
 /// status in that is of whoever published it.
 fn status_of(answer: &async_nats::Message) -> Option<u16> {
-    let is_message = answer.headers.as_ref().is_some_and(|headers| headers.get(SUBJECT).is_some());
+    let is_message = answer.headers.as_ref().is_some_and(|headers| headers.get(SEQUENCE).is_some());
     answer.status.filter(|_| !is_message).map(|status| status.as_u16())
 }
 

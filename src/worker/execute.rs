@@ -37,8 +37,8 @@ enum Ended {
     Stopped(Stop),
 }
 
-/// Runs one attempt and queues what becomes of its job.
-pub(super) async fn attempt(shared: &Shared, mut work: Work) {
+/// Runs one attempt and queues what becomes of its job; `now` is when it was taken into its slot.
+pub(super) async fn attempt(shared: &Shared, mut work: Work, now: Instant) {
     let Some(handler) = shared.handlers.get(&work.key.kind) else {
         // Admission lets through only kinds that are registered.
         return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
@@ -48,6 +48,10 @@ pub(super) async fn attempt(shared: &Shared, mut work: Work) {
     work.lease.runs(work.attempt.number, started_at);
     if shared.cancelled.contains(&work.key) {
         return shared.settle(work, Settlement::Forget).await;
+    }
+    // The process may have been halted since it was fetched.
+    if work.lease.settle_at(now).is_none() {
+        return shared.lost_before_it_began(&work);
     }
     if work.lease.stopped().is_some() {
         return shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
@@ -72,10 +76,9 @@ pub(super) async fn attempt(shared: &Shared, mut work: Work) {
                 return shared.settler.settle(ToSettle { work, settlement, started_at }).await;
             }
         }
-        // It may have taken long, or the whole process was halted meanwhile.
+        // It may have taken long.
         if work.lease.settle_at(Instant::now()).is_none() {
-            tracing::warn!(job = %work.key.id, "the lease is lost before the attempt began");
-            return shared.release(&work);
+            return shared.lost_before_it_began(&work);
         }
     }
     let span = tracing::info_span!(
@@ -90,6 +93,13 @@ pub(super) async fn attempt(shared: &Shared, mut work: Work) {
     } else {
         tracing::warn!(job = %work.key.id, "the lease is lost; another worker has the job");
         shared.release(&work);
+    }
+}
+
+impl Shared {
+    fn lost_before_it_began(&self, work: &Work) {
+        tracing::warn!(job = %work.key.id, "the lease is lost before the attempt began");
+        self.release(work);
     }
 }
 

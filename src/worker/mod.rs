@@ -225,7 +225,7 @@ async fn work_in_slot(shared: Arc<Shared>) {
             yield_now().await;
         }
         let started = Instant::now();
-        execute::attempt(&shared, work).await;
+        execute::attempt(&shared, work, started).await;
         let ended = Instant::now();
         shared.lanes().free_slot(ended);
         took = ended.saturating_duration_since(started);
