@@ -3,17 +3,24 @@
 //! They are taken below the range from which systems give outgoing connections theirs: a server
 //! that is down for a moment comes back on its port, and no client may have taken it meanwhile.
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
 
 const RANGE: Range<u16> = 20_000..32_000;
 const TRIES: u32 = 1000;
 
+/// What was picked last: who has picked a port takes some time to listen on it, and it looks free until
+/// then, also to who picks another port for the same server.
+static PICKED: Mutex<VecDeque<u16>> = Mutex::new(VecDeque::new());
+const REMEMBERED: usize = 1000;
+
 /// Whether nobody listens on `port`. Soon after, somebody may.
 pub(super) fn is_free(port: u16) -> bool {
-    listen(port).is_some()
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 /// The preferred port if it is free, else any.
@@ -24,25 +31,26 @@ pub(super) fn pick(preferred: Option<u16>) -> Result<u16> {
     }
 }
 
-/// So many different free ports.
+/// So many different free ports, none of which was picked here lately.
 pub(super) fn pick_many(count: usize) -> Result<Vec<u16>> {
-    let mut held = Vec::new(); // so that none is picked twice
+    let mut picked = PICKED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut ports = Vec::new();
     for _ in 0..TRIES {
-        if held.len() == count {
-            break;
+        if ports.len() == count {
+            return Ok(ports);
         }
         let port = fastrand::u16(RANGE);
-        held.extend(listen(port).map(|listener| (port, listener)));
+        if picked.contains(&port) || !is_free(port) {
+            continue;
+        }
+        ports.push(port);
+        picked.push_back(port);
+        if picked.len() > REMEMBERED {
+            picked.pop_front();
+        }
     }
-    if held.len() < count {
-        let message = format!("no free port on 127.0.0.1 in {RANGE:?} after {TRIES} tries");
-        return Err(Error::new(ErrorKind::Local, message));
-    }
-    Ok(held.into_iter().map(|(port, _)| port).collect())
-}
-
-fn listen(port: u16) -> Option<TcpListener> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()
+    let message = format!("no free port on 127.0.0.1 in {RANGE:?} after {TRIES} tries");
+    Err(Error::new(ErrorKind::Local, message))
 }
 
 #[cfg(test)]
@@ -60,11 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn ports_differ() -> anyhow::Result<()> {
-        let mut ports = pick_many(20)?;
+    fn ports_differ_from_each_other_and_from_those_before() -> anyhow::Result<()> {
+        let mut ports = pick_many(400)?;
+        ports.extend(pick_many(400)?);
         ports.sort_unstable();
         ports.dedup();
-        assert_eq!(ports.len(), 20);
+        assert_eq!(ports.len(), 800);
         Ok(())
     }
 }
