@@ -7,7 +7,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::lanes::LaneId;
-use super::lease::{Lease, Place};
+use super::lease::Lease;
+use super::leases::Place;
 use crate::retry::RetryPolicy;
 use crate::wire::time::Time;
 use crate::wire::{Headers, JobHeaders, RecordKey, RunningJob, Unvouched};

@@ -59,13 +59,24 @@ impl Powered {
 /// completion, and hardly anything runs again.
 #[tokio::test]
 async fn with_fsync_a_power_cut_loses_nothing() {
-    const CUTS: usize = 5;
+    power_is_cut(5, 60, 0).await;
+}
+
+/// 8. R1 with fsync. The same with jobs of 64 KiB, so that blocks fill up, are begun and removed.
+#[tokio::test]
+async fn with_fsync_a_power_cut_loses_nothing_that_is_large() {
+    power_is_cut(3, 100, 64 << 10).await;
+}
+
+/// Cuts power that often, each time when so many more jobs of so many bytes were begun.
+async fn power_is_cut(cuts: usize, apart: usize, bytes: usize) {
     let Some(mill) = Powered::start(Sync::Always).await else { return };
     let runs = Seen::default();
     let running = work(&mill.client, &runs).await;
-    let load = Load::start(&mill.client, 500, PACE);
-    for cut in 1..=CUTS {
-        runs.wait_for(cut * 60).await;
+    let jobs = (cuts + 1) * apart + apart / 2;
+    let load = Load::of_size(&mill.client, 0, jobs as u64, PACE, bytes);
+    for cut in 1..=cuts {
+        runs.wait_for(cut * apart).await;
         mill.cut_power().await;
     }
     let said = load.end().await;
@@ -75,30 +86,7 @@ async fn with_fsync_a_power_cut_loses_nothing() {
     let nats = mill.nats().await;
     let became = said.is_all_done(&mill.client, &nats, &runs, RECOVERY).await;
     // What ran at a cut may run again, and no more: acks are synced as well.
-    assert!(became.extra_runs <= CUTS * 16, "{became:?}");
-    running.drain().await;
-    mill.stop().await;
-}
-
-/// 8. R1 with fsync. The same with jobs of 64 KiB, so that blocks fill up, are begun and removed.
-#[tokio::test]
-async fn with_fsync_a_power_cut_loses_nothing_that_is_large() {
-    const CUTS: usize = 3;
-    let Some(mill) = Powered::start(Sync::Always).await else { return };
-    let runs = Seen::default();
-    let running = work(&mill.client, &runs).await;
-    let load = Load::of_size(&mill.client, 0, 400, PACE, 64 << 10);
-    for cut in 1..=CUTS {
-        runs.wait_for(cut * 100).await;
-        mill.cut_power().await;
-    }
-    let said = load.end().await;
-    assert!(said.refused.is_empty(), "{:?}", said.refused);
-    said.have_ended(RECOVERY).await;
-    clear_away(mill.broker.url()).await;
-    let nats = mill.nats().await;
-    let became = said.is_all_done(&mill.client, &nats, &runs, RECOVERY).await;
-    assert!(became.extra_runs <= CUTS * 16, "{became:?}");
+    assert!(became.extra_runs <= cuts * 16, "{became:?}");
     running.drain().await;
     mill.stop().await;
 }
