@@ -22,6 +22,9 @@ const JOBS: &str = "TIDEMILL_JOBS_default";
 /// machine that is busy with other tests, their elections do.
 const AFTER_ELECTION: Duration = Duration::from_secs(8);
 
+/// What a machine that is busy with other tests may add to how long work stands still.
+const BUSY: Duration = Duration::from_secs(5);
+
 /// A cluster with the default queue in three replicas, and a client that knows all servers.
 pub(crate) struct Three {
     pub(crate) cluster: Cluster,
@@ -154,7 +157,7 @@ async fn leaders_are_lost(sync: Sync, of: Leads) {
         let from = Instant::now();
         three.lose(leader, how).await;
         three.goes_on_without(leader).await;
-        let allowed = GAP.max(from.elapsed() + AFTER_ELECTION);
+        let allowed = GAP.max(from.elapsed() + AFTER_ELECTION) + BUSY;
         some_more(&runs).await;
         let gap = longest_gap(&runs, from);
         assert!(gap < allowed, "{how:?} leader, {of:?}: nothing was begun for {gap:?}");
@@ -298,7 +301,7 @@ async fn lame_duck(sync: Sync) {
     duck.down().await;
     some_more(&runs).await;
     let gap = longest_gap(&runs, from);
-    assert!(gap < GAP, "nothing was begun for {gap:?}");
+    assert!(gap < GAP + BUSY, "nothing was begun for {gap:?}");
     three.give_back(leader, Lost::Killed).await;
     let said = load.end().await;
     assert_eq!((said.unknown.len(), said.refused.len()), (0, 0), "{said:?}");
