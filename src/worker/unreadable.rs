@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::admit::Claim;
@@ -19,6 +19,9 @@ use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
 
 /// How many of the unsettled jobs are looked at, at each of some places.
 const LOOKS: u64 = 64;
+
+/// When timers are looked at once more.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long that may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -40,6 +43,15 @@ impl Shared {
 
     /// Puts what is unreadable among the due timers of a queue on its lane, as far as it can be read.
     pub(super) async fn promote_unreadable(&self, queue: usize) {
+        self.promote_unreadable_now(queue).await;
+        // The broker may not have known yet that it has handed one out.
+        tokio::select! {
+            () = self.stop_fetching.cancelled() => {}
+            () = sleep(LOOK_AGAIN) => self.promote_unreadable_now(queue).await,
+        }
+    }
+
+    async fn promote_unreadable_now(&self, queue: usize) {
         let stream = &self.queues[queue].streams.timers;
         for Unreadable { message, flaw } in self.look(Part::Timers(queue), stream, DUE, 0).await {
             tracing::warn!(subject = message.subject, flaw, "a timer cannot be read");
