@@ -1,6 +1,6 @@
 //! One connection to NATS, and the one way to ask something over it.
 
-use std::error::Error as StdError;
+use std::convert::identity;
 use std::fmt;
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, HeaderMap, Message, Request, Subject, ToSubject};
+use async_nats::client::{PublishError, PublishErrorKind, RequestError, RequestErrorKind};
+use async_nats::{HeaderMap, Message, Request, Subject, ToSubject};
 use bytes::Bytes;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, poll};
@@ -23,8 +24,8 @@ use super::events::{Denials, Events, Link};
 use super::failure;
 use super::ingest::Ingest;
 use super::options::ConnectOptions;
-use super::renew::{self, Clients, Messages};
-use crate::error::{Error, Result};
+use super::renew::{self, Clients, Messages, OneClient};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The most answers that are heard to one question to all.
 const MAX_GATHERED: usize = 10_000;
@@ -61,7 +62,8 @@ impl Connection {
         let events = Arc::new(Events::new(&options.inbox_prefix));
         let (epochs, denials, closed) = (events.epochs(), events.denials(), events.closed());
         let (links, renewing) = (events.links(), events.renewing());
-        let (client, gone) = renew::connect(options, &events).await?;
+        let client = renew::connect(options, &events, 0).await?;
+        let gone = client.gone();
         let conn = Self(Arc::new(Inner {
             clients: Clients::new(client),
             api_prefix: options.api_prefix().to_owned(),
@@ -94,8 +96,13 @@ impl Connection {
     }
 
     /// The connection as `async_nats` has it just now.
-    pub(super) fn client(&self) -> Arc<Client> {
+    pub(super) fn client(&self) -> Arc<OneClient> {
         self.0.clients.now()
+    }
+
+    /// The same, or its successor once there is one.
+    pub(super) async fn living_client(&self) -> Arc<OneClient> {
+        self.0.clients.living().await
     }
 
     /// Changes when a client takes the place of one that has died.
@@ -164,7 +171,8 @@ impl Connection {
     /// subscription does not take it up again by itself when the right to it is granted.
     pub(crate) async fn reconnect(&self) -> Result<()> {
         self.0.renewing.store(true, Ordering::Relaxed);
-        self.in_time("connect anew", self.client().force_reconnect()).await
+        let gone = |error| failure::disconnected("connect anew").because(error);
+        self.in_time("connect anew", self.client().force_reconnect(), gone).await
     }
 
     /// The subject of a JetStream API call such as `STREAM.INFO.X`.
@@ -185,29 +193,47 @@ impl Connection {
         let subject = subject.to_subject();
         let mut request = Request::new().payload(payload).timeout(None);
         request.headers = headers;
-        let (asked, client) = (Instant::now(), self.client());
-        // Our limit, unlike async-nats', covers the wait for room in its queue too.
-        let answer = timeout(self.0.request_timeout, client.send_request(subject.clone(), request));
+        let answer = async {
+            let client = self.living_client().await;
+            client.send_request(subject.clone(), request).await
+        };
+        self.answered(&subject, answer).await
+    }
+
+    /// Bounds the wait for an answer to what is sent to `subject`.
+    async fn answered(
+        &self,
+        subject: &Subject,
+        answer: impl Future<Output = std::result::Result<Message, RequestError>>,
+    ) -> Result<Message> {
+        let asked = Instant::now();
         tokio::select! {
             biased;
-            answer = answer => match answer {
-                Ok(answer) => answer.map_err(|error| failure::request(&subject, error)),
-                Err(_) => Err(failure::request_timeout(&subject, self.0.request_timeout)),
+            // Our limit, unlike async-nats', covers the wait for room in its queue too.
+            answer = timeout(self.0.request_timeout, answer) => match answer {
+                Ok(answer) => answer.map_err(|error| failure::request(subject, error)),
+                Err(_) => Err(failure::request_timeout(subject, self.0.request_timeout)),
             },
-            error = self.denied(&subject, asked) => Err(error),
+            error = self.denied(subject, asked) => Err(error),
         }
     }
 
     /// Asks what may be asked any number of times, and does so while no answer comes: one that was sent
-    /// while the leader was away is lost, and its successor would answer at once. Fails as
-    /// [`Connection::request`] does, in the same time.
+    /// while the leader was away is lost, and its successor would answer at once; so is one that the
+    /// client took with it when it died. Fails as [`Connection::request`] does, in the same time.
     pub(super) async fn question(
         &self,
         subject: impl ToSubject,
         payload: Bytes,
     ) -> Result<Message> {
         let subject = subject.to_subject();
-        until_answered(|| self.request(subject.clone(), None, payload.clone())).await
+        let ask = |client: Arc<OneClient>| {
+            let request = Request::new().payload(payload.clone()).timeout(None);
+            let subject = subject.clone();
+            async move { client.send_request(subject, request).await }
+        };
+        let is_lost = |error: &RequestError| error.kind() == RequestErrorKind::Other;
+        until_answered(|| self.answered(&subject, self.0.clients.outlive(ask, is_lost))).await
     }
 
     /// Asks what gets several answers.
@@ -217,12 +243,19 @@ impl Connection {
         payload: Bytes,
     ) -> Result<Answers> {
         let subject = subject.to_subject();
-        let client = self.client();
-        let inbox = client.new_inbox();
-        let messages = self.subscribe(inbox.clone()).await?;
+        let inbox = self.client().new_inbox();
         let asked = Instant::now();
-        let sent = client.publish_with_reply(subject.clone(), inbox, payload);
-        self.in_time("send a request", sent).await?;
+        let ask = |client: Arc<OneClient>| {
+            let (subject, inbox, payload) = (subject.clone(), inbox.clone(), payload.clone());
+            async move {
+                // Of this client or a later one, and then this one takes no more.
+                let messages = Messages::open(&self.0, inbox.clone()).await?;
+                let sent = client.publish_with_reply(subject.clone(), inbox, payload).await;
+                sent.map(|()| messages).map_err(|error| failure::publish(&subject, error))
+            }
+        };
+        let is_lost = |error: &Error| error.kind() == ErrorKind::Unavailable;
+        let messages = self.in_time("ask", self.0.clients.outlive(ask, is_lost), identity).await?;
         Ok(Answers { conn: self.clone(), subject, asked, messages })
     }
 
@@ -269,7 +302,13 @@ impl Connection {
 
     /// Sends a message that nobody confirms.
     pub(crate) async fn publish(&self, subject: impl ToSubject, payload: Bytes) -> Result<()> {
-        self.in_time("send a message", self.client().publish(subject, payload)).await
+        let subject = subject.to_subject();
+        let send = |client: Arc<OneClient>| {
+            let (subject, payload) = (subject.clone(), payload.clone());
+            async move { client.publish(subject, payload).await }
+        };
+        let sending = self.0.clients.outlive(send, is_untaken);
+        self.in_time("send a message", sending, |error| failure::publish(&subject, error)).await
     }
 
     /// The same with headers.
@@ -279,18 +318,23 @@ impl Connection {
         headers: HeaderMap,
         payload: Bytes,
     ) -> Result<()> {
-        let client = self.client();
-        let sending = client.publish_with_headers(subject, headers, payload);
-        self.in_time("send a message", sending).await
+        let subject = subject.to_subject();
+        let send = |client: Arc<OneClient>| {
+            let (subject, headers, payload) = (subject.clone(), headers.clone(), payload.clone());
+            async move { client.publish_with_headers(subject, headers, payload).await }
+        };
+        let sending = self.0.clients.outlive(send, is_untaken);
+        self.in_time("send a message", sending, |error| failure::publish(&subject, error)).await
     }
 
     pub(crate) async fn subscribe(&self, subject: String) -> Result<Messages> {
-        self.in_time("subscribe", Messages::open(&self.0, subject)).await
+        self.in_time("subscribe", Messages::open(&self.0, subject), identity).await
     }
 
     /// Sends what is still on its way.
     pub(crate) async fn flush(&self) -> Result<()> {
-        self.in_time("flush", self.client().flush()).await
+        let gone = |error| failure::disconnected("flush").because(error);
+        self.in_time("flush", self.client().flush(), gone).await
     }
 
     /// Sends what is still on its way and ends the connection, for all its clones.
@@ -308,21 +352,19 @@ impl Connection {
     async fn in_time<T, E>(
         &self,
         what: &str,
-        doing: impl Future<Output = Result<T, E>>,
-    ) -> Result<T>
-    where
-        E: StdError + Send + Sync + 'static,
-    {
+        doing: impl Future<Output = std::result::Result<T, E>>,
+        failure: impl FnOnce(E) -> Error,
+    ) -> Result<T> {
         let mut doing = pin!(doing);
         let done = match poll!(doing.as_mut()) {
             // As a rule there is room, and no clock is needed.
-            Poll::Ready(done) => Ok(done),
-            Poll::Pending => timeout(self.timeout(), doing).await,
+            Poll::Ready(done) => done,
+            Poll::Pending => match timeout(self.timeout(), doing).await {
+                Ok(done) => done,
+                Err(late) => return Err(failure::disconnected(what).because(late)),
+            },
         };
-        match done {
-            Ok(done) => done.map_err(|error| failure::disconnected(what).because(error)),
-            Err(late) => Err(failure::disconnected(what).because(late)),
-        }
+        done.map_err(failure)
     }
 
     /// Waits until the server refuses a subscription to `subject` made at `since` or later.
@@ -366,6 +408,11 @@ impl fmt::Debug for Connection {
         let prefix = &self.0.api_prefix;
         f.debug_struct("Connection").field("api_prefix", prefix).finish_non_exhaustive()
     }
+}
+
+/// Whether a client has not even taken the message, since it has died.
+fn is_untaken(error: &PublishError) -> bool {
+    error.kind() == PublishErrorKind::Send
 }
 
 /// What comes in answer to one question.

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use async_nats::client::{RequestError, RequestErrorKind};
+use async_nats::client::{PublishError, PublishErrorKind, RequestError, RequestErrorKind};
 use async_nats::rustls::{self, AlertDescription, CertificateError};
 use async_nats::{ConnectError, ConnectErrorKind, ServerError};
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -192,22 +192,39 @@ fn tls_error(error: &ConnectError) -> Option<&rustls::Error> {
 
 /// The error for a request that failed.
 pub(super) fn request(subject: &str, error: RequestError) -> Error {
-    let (kind, message) = match error.kind() {
-        RequestErrorKind::NoResponders => (
+    match error.kind() {
+        RequestErrorKind::NoResponders => Error::new(
             ErrorKind::NoResponders,
             format!("no responders for {subject}: nothing there takes it, or JetStream is off"),
         ),
-        RequestErrorKind::InvalidSubject => {
-            (ErrorKind::Invalid, format!("'{subject}' is not a valid subject"))
-        }
-        RequestErrorKind::MaxPayloadExceeded => {
-            (ErrorKind::TooLarge, format!("the message for {subject} is too large"))
-        }
-        RequestErrorKind::TimedOut | RequestErrorKind::Other => {
-            (ErrorKind::Unknown, format!("the connection broke while waiting for {subject}"))
-        }
-    };
-    Error::new(kind, message).at(subject).because(error)
+        RequestErrorKind::InvalidSubject => invalid_subject(subject),
+        RequestErrorKind::MaxPayloadExceeded => too_large(subject),
+        RequestErrorKind::TimedOut | RequestErrorKind::Other => Error::new(
+            ErrorKind::Unknown,
+            format!("the connection broke while waiting for {subject}"),
+        ),
+    }
+    .at(subject)
+    .because(error)
+}
+
+/// The error for a message that the client did not take.
+pub(super) fn publish(subject: &str, error: PublishError) -> Error {
+    match error.kind() {
+        PublishErrorKind::Send => disconnected("send a message"),
+        PublishErrorKind::InvalidSubject => invalid_subject(subject),
+        PublishErrorKind::MaxPayloadExceeded => too_large(subject),
+    }
+    .at(subject)
+    .because(error)
+}
+
+fn invalid_subject(subject: &str) -> Error {
+    Error::new(ErrorKind::Invalid, format!("'{subject}' is not a valid subject"))
+}
+
+fn too_large(subject: &str) -> Error {
+    Error::new(ErrorKind::TooLarge, format!("the message for {subject} is too large"))
 }
 
 /// The error for a request without an answer.

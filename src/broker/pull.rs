@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::ack::{self, AckSubject};
 use super::connection::Connection;
+use super::failure;
 use super::publish::from_header_map;
 use super::read::Stored;
 use super::renew::Messages;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::wire::Headers;
 use crate::wire::time::Time;
 
@@ -172,9 +173,7 @@ impl Puller {
             .client()
             .publish_with_reply(self.api_subject.clone(), reply, body)
             .await
-            .map_err(|error| {
-                Error::new(ErrorKind::Unavailable, "cannot send a pull request").because(error)
-            })?;
+            .map_err(|error| failure::publish(&self.api_subject, error))?;
         self.outstanding = count;
         Ok(())
     }

@@ -60,7 +60,8 @@ impl Registration {
 }
 
 async fn register(conn: &Connection, announcement: &Announcement) -> Result<Service> {
-    conn.client()
+    conn.living_client()
+        .await
         .service_builder()
         .description("works tidemill jobs")
         .metadata(metadata(announcement))

@@ -3,10 +3,12 @@
 //! connection, which sees no more of it than of a connection that was lost and made anew.
 
 use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use async_nats::{Client, Message, Subscriber};
+use async_nats::client::SubscribeErrorKind;
+use async_nats::{Client, Message, SubscribeError, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -26,20 +28,79 @@ const DIED: &str = "the client library broke down, as over a message that it can
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
+/// One client of those that a connection has had.
+pub(super) struct OneClient {
+    client: Client,
+    /// How many there were before it.
+    before: u64,
+    /// Cancelled when its task has ended.
+    gone: CancellationToken,
+}
+
+impl OneClient {
+    /// Cancelled when its task has ended.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
+    }
+}
+
+impl Deref for OneClient {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
 /// The client that is in use.
 pub(super) struct Clients {
-    now: RwLock<Arc<Client>>,
+    now: RwLock<Arc<OneClient>>,
     /// How many there were before it; `None` once there will be no other.
     before: watch::Sender<Option<u64>>,
 }
 
 impl Clients {
-    pub(super) fn new(first: Client) -> Self {
-        Self { now: RwLock::new(Arc::new(first)), before: watch::Sender::new(Some(0)) }
+    pub(super) fn new(first: OneClient) -> Self {
+        Self { before: watch::Sender::new(Some(first.before)), now: RwLock::new(Arc::new(first)) }
     }
 
-    pub(super) fn now(&self) -> Arc<Client> {
+    pub(super) fn now(&self) -> Arc<OneClient> {
         self.now.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The client; where it has died, its successor, once there is one.
+    pub(super) async fn living(&self) -> Arc<OneClient> {
+        loop {
+            let client = self.now();
+            if !client.gone.is_cancelled() || !self.has_successor(&client).await {
+                return client;
+            }
+        }
+    }
+
+    /// Does with the client what can be done again where it `failed_by_death`, and then does it with its
+    /// successor.
+    pub(super) async fn outlive<T, E, F>(
+        &self,
+        mut doing: impl FnMut(Arc<OneClient>) -> F,
+        failed_by_death: impl Fn(&E) -> bool,
+    ) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        loop {
+            let client = self.now();
+            match doing(client.clone()).await {
+                Err(error) if failed_by_death(&error) && self.has_successor(&client).await => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Waits for the client that takes the place of this one; whether there will be any.
+    async fn has_successor(&self, client: &OneClient) -> bool {
+        let is_news = |before: &Option<u64>| before.is_none_or(|before| before > client.before);
+        self.renewals().wait_for(is_news).await.is_ok_and(|before| before.is_some())
     }
 
     /// Changes with every client.
@@ -47,20 +108,22 @@ impl Clients {
         self.before.subscribe()
     }
 
-    fn replace(&self, client: Client) {
+    fn replace(&self, client: OneClient) {
+        let before = client.before;
         *self.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(client);
-        self.before.send_modify(|before| *before = before.map(|before| before + 1));
+        self.before.send_replace(Some(before));
     }
 }
 
-/// Connects a client; the token is cancelled when its task has ended.
+/// Connects a client, the first of a connection or one `before` which there were so many.
 pub(super) async fn connect(
     options: &ConnectOptions,
     events: &Arc<Events>,
-) -> Result<(Client, CancellationToken)> {
+    before: u64,
+) -> Result<OneClient> {
     let gone = CancellationToken::new();
     let client = open(options, events, gone.clone().drop_guard()).await?;
-    Ok((client, gone))
+    Ok(OneClient { client, before, gone })
 }
 
 async fn open(options: &ConnectOptions, events: &Arc<Events>, alive: DropGuard) -> Result<Client> {
@@ -83,7 +146,7 @@ pub(super) async fn keep(
 ) {
     // A client that is still connecting does not know the server's limits.
     options.keep_trying = false;
-    loop {
+    for before in 1.. {
         gone.cancelled().await;
         if wanted(&conn, &events).is_none() {
             return;
@@ -91,13 +154,13 @@ pub(super) async fn keep(
         events.died(DIED);
         let mut pause = FIRST_PAUSE;
         loop {
-            let connected = connect(&options, &events).await;
+            let connected = connect(&options, &events, before).await;
             let Some(inner) = wanted(&conn, &events) else { return };
             match connected {
-                Ok((client, of_it)) => {
+                Ok(client) => {
+                    gone = client.gone();
                     inner.clients().replace(client);
                     events.renewed();
-                    gone = of_it;
                     break;
                 }
                 Err(error) => events.failed(&error.to_string()),
@@ -136,12 +199,17 @@ pub(crate) struct Messages {
 impl Messages {
     pub(super) async fn open(conn: &Arc<Inner>, subject: String) -> Result<Self> {
         let renewals = conn.clients().renewals();
-        let before = renewals.borrow().ok_or_else(closed)?;
-        let subscriber = conn.clients().now().subscribe(subject.clone()).await;
+        let open = |client: Arc<OneClient>| {
+            let subject = subject.clone();
+            async move { Ok((client.subscribe(subject).await?, client.before)) }
+        };
+        let is_dead = |error: &SubscribeError| error.kind() == SubscribeErrorKind::Other;
+        let opened = conn.clients().outlive(open, is_dead).await;
+        let (subscriber, before) = opened.map_err(|error| closed().because(error))?;
         Ok(Self {
             conn: Arc::downgrade(conn),
             subject,
-            subscriber: subscriber.map_err(|error| closed().because(error))?,
+            subscriber,
             before,
             renewals,
             earlier: VecDeque::new(),

@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use tidemill::embedded::Broker;
 use tidemill::{DeadLetter, Error, Handler, JobContext, JobError, NewJob, RetryPolicy, Status};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
 
 use crate::support::load::is_empty;
+use crate::support::raw::publish_raw;
 use crate::support::{
     GAP, Numbered, R1, Seen, Setup, Site, Sync, completion, dead, eventually, numbered, short_mill,
     stream_messages,
@@ -92,23 +90,6 @@ async fn hostile_headers(site: &Site) {
     is_empty(&nats).await;
 }
 
-/// Publishes over a bare socket what no client library would send.
-async fn publish_raw(node: &Broker, subject: &str, headers: &[u8], body: &[u8]) {
-    let stream = TcpStream::connect(node.url().trim_start_matches("nats://")).await;
-    let mut stream = BufReader::new(stream.expect("connects"));
-    let (head, total) = (headers.len(), headers.len() + body.len());
-    let connect = "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n";
-    let publish = format!("HPUB {subject} {head} {total}\r\n");
-    let bytes = [connect.as_bytes(), publish.as_bytes(), headers, body, b"\r\nPING\r\n"].concat();
-    stream.write_all(&bytes).await.expect("sent");
-    let mut line = String::new();
-    while line.trim() != "PONG" {
-        line.clear();
-        stream.read_line(&mut line).await.expect("an answer");
-        assert!(!line.starts_with("-ERR"), "{line}");
-    }
-}
-
 /// Publishes jobs with these header blocks among good ones, which must not be held up by them; how they
 /// ended, if they have no more to say than that they are gone from the queue.
 async fn among_good_ones(site: &Site, blocks: &[&[u8]]) -> Vec<DeadLetter> {
@@ -116,7 +97,7 @@ async fn among_good_ones(site: &Site, blocks: &[&[u8]]) -> Vec<DeadLetter> {
     let running = site.worker().handle(handler).build().expect("ok").start().await.expect("ok");
     for (n, headers) in blocks.iter().enumerate() {
         let subject = format!("tidemill.jobs.default.normal.numbered.odd-{n}");
-        publish_raw(site.node(), &subject, headers, b"{\"n\":0}").await;
+        publish_raw(site.node(), [(subject.into_bytes(), headers.to_vec())]).await;
     }
     for n in 1..=20 {
         let job = site.client.enqueue(numbered(n)).await.expect("stored");

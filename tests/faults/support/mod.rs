@@ -11,6 +11,7 @@ pub(crate) mod lost;
 pub(crate) mod power;
 pub(crate) mod process;
 pub(crate) mod proxy;
+pub(crate) mod raw;
 pub(crate) mod site;
 
 use std::io::Write as _;
