@@ -49,7 +49,15 @@ impl Clock {
 
     /// The broker's time now.
     pub(crate) fn now(&self) -> Time {
+        self.at(Instant::now())
+    }
+
+    /// The broker's time at a moment of this machine's.
+    pub(crate) fn at(&self, moment: Instant) -> Time {
         let reading = *self.0.read().unwrap_or_else(|poisoned| poisoned.into_inner());
-        time::after(reading.time, reading.at.elapsed())
+        match moment.checked_duration_since(reading.at) {
+            Some(since) => time::after(reading.time, since),
+            None => time::before(reading.time, reading.at.saturating_duration_since(moment)),
+        }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
@@ -182,7 +183,10 @@ impl Puller {
     /// earlier one still had under way, or nothing.
     pub(crate) async fn next(&mut self) -> Pulled {
         loop {
-            let answer = if self.is_open() {
+            // Of what is there already nobody has to be watched.
+            let answer = if let Some(answer) = self.answers.next().now_or_never() {
+                answer
+            } else if self.is_open() {
                 let came = tokio::select! {
                     biased;
                     answer = self.answers.next() => Ok(answer),

@@ -93,10 +93,11 @@ impl Client {
     pub(crate) async fn store(&self, mut job: Ready) -> Result<JobHandle> {
         self.check_size(&job)?;
         let times = self.whole.times(&job.queue);
-        let guard = guard_subject(&self.namespace, &job.queue, &job.kind, &job.id);
-        let expect = match job.is_unique() {
-            true => Expect::LastOf { guard: &guard, sequence: 0 },
-            false => Expect::Anything,
+        let guard =
+            job.is_unique().then(|| guard_subject(&self.namespace, &job.queue, &job.kind, &job.id));
+        let expect = match &guard {
+            Some(guard) => Expect::LastOf { guard, sequence: 0 },
+            None => Expect::Anything,
         };
         let published = match self.publish(&job, expect).await {
             // Nothing listens there: the queue has to be made first.

@@ -190,8 +190,11 @@ impl JobSubject {
         priority: Priority,
         subject: &str,
     ) -> Result<Self, BadSubject> {
-        let prefix = format!("{ns}.jobs.{queue}.{priority}.");
-        Self::parse_tail(subject.strip_prefix(&prefix).unwrap_or_default())
+        let lane = [ns.as_str(), "jobs", queue.as_str(), priority.as_str()];
+        let mut rest = lane.iter();
+        let tail =
+            rest.try_fold(subject, |rest, token| rest.strip_prefix(token)?.strip_prefix('.'));
+        Self::parse_tail(tail.unwrap_or_default())
     }
 
     fn parse_tail(tail: &str) -> Result<Self, BadSubject> {

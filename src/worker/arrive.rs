@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Shared;
-use super::admit::{Claim, FirstSight, admit_undisturbed};
+use super::admit::{Admission, Claim, FirstSight, admit_undisturbed};
 use super::entry::Sight;
 use super::job::{Attempt, Held, Work};
 use super::lanes::LaneId;
 use super::lease::Lease;
 use crate::broker::Delivery;
-use crate::outcome::Settlement;
 use crate::wire::ErrorInfo;
 
 /// A job as it came in.
@@ -24,8 +23,9 @@ pub(super) struct Arrival {
 }
 
 impl Shared {
-    /// Takes hold of a job and decides what becomes of it before it runs.
-    pub(super) async fn take_up(self: &Arc<Self>, arrival: Arrival) {
+    /// Takes hold of a job, and lets one that nobody can have touched into its lane; what else was decided
+    /// is left to be carried out.
+    pub(super) fn take_up(self: &Arc<Self>, arrival: Arrival) -> Option<(Work, Admission)> {
         let Arrival { lane, ack_wait, delivery, mut claim, sight } = arrival;
         let trusted = &self.queues[lane.queue].trusted;
         if let Some(trusted) = trusted {
@@ -45,22 +45,29 @@ impl Shared {
             lease: Lease::new(delivery.ack, delivery.received, ack_wait, self.leases.lost()),
         }) else {
             // We are at it already.
-            return self.give_up(lane, 1);
+            self.give_up(lane, 1);
+            return None;
         };
         let work = Work { job, attempt: Attempt::UNDISTURBED };
         let is_undisturbed = sight.is_undisturbed(&work.options);
         if let Some((reason, problem)) = refused {
             let error = ErrorInfo::new(reason.as_str(), problem);
-            self.turn_down(work, Settlement::Bury { reason, error }, 0).await;
+            Some((work, Admission::Bury { reason, error, attempts: 0 }))
         } else if is_undisturbed && trusted.is_none() {
-            let admission = admit_undisturbed(work.as_candidate(), self.clock.now());
-            self.carry_out(work, admission).await;
+            match admit_undisturbed(work.as_candidate(), self.clock.at(work.received())) {
+                Admission::Run(_) if self.handlers.contains_key(&work.key.kind) => {
+                    self.enter(work);
+                    None
+                }
+                admission => Some((work, admission)),
+            }
         } else {
             // Looked up to the side, so that other jobs need not wait. A signed job always is: whoever
             // has read one can publish it once more.
             let sight = if is_undisturbed { Sight::Undisturbed } else { Sight::Disturbed };
             let shared = self.clone();
             self.tasks.spawn(async move { shared.admit_by_record(work, sight).await });
+            None
         }
     }
 }

@@ -37,50 +37,20 @@ enum Ended {
     Stopped(Stop),
 }
 
-/// Runs one attempt and queues what becomes of its job; `now` is when it was taken into its slot.
-pub(super) async fn attempt(shared: &Shared, mut work: Work, now: Instant) {
-    let Some(handler) = shared.handlers.get(&work.key.kind) else {
-        // Admission lets through only kinds that are registered.
-        return shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
+/// An attempt that may begin.
+struct Begun<'s> {
+    handler: &'s Handler,
+    work: Work,
+    payload: Bytes,
+    started_at: Time,
+}
+
+/// Runs one attempt and queues what becomes of its job; `now` is when it was taken into its slot. When the
+/// handler was through with it.
+pub(super) async fn attempt(shared: &Shared, work: Work, now: Instant) -> Instant {
+    let Some(Begun { handler, work, payload, started_at }) = begin(shared, work, now).await else {
+        return Instant::now();
     };
-    // In this order, so that whoever cancels finds it running or is found by it.
-    let started_at = shared.clock.now();
-    work.lease.runs(work.attempt.number, started_at);
-    if shared.cancelled.contains(&work.key) {
-        return shared.settle(work, Settlement::Forget).await;
-    }
-    // The process may have been halted since it was fetched.
-    if work.lease.settle_at(now).is_none() {
-        return shared.lost_before_it_began(&work);
-    }
-    if work.lease.stopped().is_some() {
-        return shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
-    }
-    let payload = match open(shared, &work) {
-        Ok(payload) => payload,
-        Err(problem) => return bury_unopened(shared, work, problem).await,
-    };
-    if work.attempt.announce {
-        match shared.write_down(&work, work.attempt.ledger, AttemptEvent::Started, |_| {}).await {
-            Ok(Some(entry)) => work.attempt.ledger = entry,
-            Ok(None) => return shared.release(&work),
-            Err(error) => {
-                tracing::debug!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
-                let part = Part::Records(work.lane.queue, RecordKind::Attempt);
-                shared.supervision.report(part, &error);
-                let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
-                // It may be written down for all that. Then the ledger has to say too that it was not
-                // begun.
-                let started_at = error.is_unknown().then_some(started_at);
-                let settlement = Settlement::Release { delay };
-                return shared.settler.settle(ToSettle { work, settlement, started_at }).await;
-            }
-        }
-        // It may have taken long.
-        if work.lease.settle_at(Instant::now()).is_none() {
-            return shared.lost_before_it_began(&work);
-        }
-    }
     let span = tracing::info_span!(
         "job",
         id = %work.key.id,
@@ -88,12 +58,79 @@ pub(super) async fn attempt(shared: &Shared, mut work: Work, now: Instant) {
         attempt = work.attempt.number
     );
     let ended = run(shared, handler, &work, payload, started_at).instrument(span).await;
-    if let Some(settlement) = decide(handler, &work, ended) {
+    let ended_at = Instant::now();
+    if let Some(settlement) = decide(handler, &work, ended, ended_at) {
         shared.settler.settle(ToSettle { work, settlement, started_at: Some(started_at) }).await;
     } else {
         tracing::warn!(job = %work.key.id, "the lease is lost; another worker has the job");
         shared.release(&work);
     }
+    ended_at
+}
+
+/// Announces an attempt where it has to be; `None` where it is not to be run, and that is settled.
+async fn begin(shared: &Shared, mut work: Work, now: Instant) -> Option<Begun<'_>> {
+    let Some(handler) = shared.handlers.get(&work.key.kind) else {
+        // Admission lets through only kinds that are registered.
+        shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
+        return None;
+    };
+    // In this order, so that whoever cancels finds it running or is found by it.
+    let started_at = shared.clock.at(now);
+    work.lease.runs(work.attempt.number, started_at);
+    if shared.cancelled.contains(&work.key) {
+        shared.settle(work, Settlement::Forget).await;
+        return None;
+    }
+    // The process may have been halted since it was fetched.
+    if work.lease.settle_at(now).is_none() {
+        shared.lost_before_it_began(&work);
+        return None;
+    }
+    if work.lease.stopped().is_some() {
+        shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
+        return None;
+    }
+    let payload = match open(shared, &work) {
+        Ok(payload) => payload,
+        Err(problem) => {
+            bury_unopened(shared, work, problem).await;
+            return None;
+        }
+    };
+    if work.attempt.announce {
+        work = announce(shared, work, started_at).await?;
+    }
+    Some(Begun { handler, work, payload, started_at })
+}
+
+/// Writes down that an attempt starts; `None` where it is not to be run, and that is settled.
+async fn announce(shared: &Shared, mut work: Work, started_at: Time) -> Option<Work> {
+    match shared.write_down(&work, work.attempt.ledger, AttemptEvent::Started, |_| {}).await {
+        Ok(Some(entry)) => work.attempt.ledger = entry,
+        Ok(None) => {
+            shared.release(&work);
+            return None;
+        }
+        Err(error) => {
+            tracing::debug!(job = %work.key.id, %error, "an attempt cannot be written down; not run");
+            let part = Part::Records(work.lane.queue, RecordKind::Attempt);
+            shared.supervision.report(part, &error);
+            let delay = UNRECORDED_DELAY.min(work.lease.ack_wait());
+            // It may be written down for all that. Then the ledger has to say too that it was not
+            // begun.
+            let started_at = error.is_unknown().then_some(started_at);
+            let settlement = Settlement::Release { delay };
+            shared.settler.settle(ToSettle { work, settlement, started_at }).await;
+            return None;
+        }
+    }
+    // It may have taken long.
+    if work.lease.settle_at(Instant::now()).is_none() {
+        shared.lost_before_it_began(&work);
+        return None;
+    }
+    Some(work)
 }
 
 impl Shared {
@@ -168,9 +205,9 @@ async fn stopped(lease: &Lease) -> Stop {
 }
 
 /// What becomes of the job; `None` if it is not ours to say any more.
-fn decide(handler: &Handler, work: &Work, ended: Ended) -> Option<Settlement> {
+fn decide(handler: &Handler, work: &Work, ended: Ended, now: Instant) -> Option<Settlement> {
     // A lease may have run out unnoticed, as where the whole process was halted.
-    work.lease.settle_at(Instant::now())?;
+    work.lease.settle_at(now)?;
     let outcome = match ended {
         Ended::Stopped(Stop::LeaseLost) => return None,
         Ended::Stopped(Stop::Cancelled) => return Some(Settlement::Forget),

@@ -9,13 +9,14 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::Shared;
-use super::admit::{Claim, FirstSight};
+use super::admit::{Admission, Claim, FirstSight};
 use super::arrive::Arrival;
 use super::health::Part;
 use super::history::highest_in_ledger;
+use super::job::Work;
 use super::lanes::LaneId;
 use super::pause::Pause;
-use crate::broker::{Born, Broken, Delivery, Pulled, Puller, consumer_born};
+use crate::broker::{AckSubject, Born, Broken, Delivery, Pulled, Puller, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::BuryReason;
 use crate::wire::time::Time;
@@ -145,10 +146,11 @@ impl Fetcher {
     async fn take(&mut self, pulled: Pulled) {
         let mut next = Some(pulled);
         while let Some(pulled) = next {
+            let is_last = matches!(pulled, Pulled::Closed);
             self.take_one(pulled).await;
             // A broker that has been away is asked first what it has forgotten.
             let is_new_connection = self.epochs.has_changed().unwrap_or(true);
-            next = match self.shared.stop_fetching.is_cancelled() || is_new_connection {
+            next = match is_last || is_new_connection {
                 true => None,
                 false => self.puller.next().now_or_never(),
             };
@@ -165,7 +167,14 @@ impl Fetcher {
                     self.take_stock_at_last().await;
                 }
                 self.handed_out = delivery.handed_out;
-                self.admit(delivery).await;
+                match self.read(delivery) {
+                    Ok(arrival) => {
+                        if let Some((work, admission)) = self.admit(arrival) {
+                            self.shared.carry_out(work, admission).await;
+                        }
+                    }
+                    Err(ack) => self.give_back(&ack).await,
+                }
             }
             Pulled::Over { unfilled } => {
                 self.is_served();
@@ -178,7 +187,7 @@ impl Fetcher {
             Pulled::Closed => {
                 // The client library is gone; it comes back with a new worker only.
                 tracing::error!("the connection is closed for good; no more jobs are fetched");
-                self.shared.stop_fetching.cancel();
+                self.shared.stop_fetching();
             }
         }
     }
@@ -267,8 +276,23 @@ impl Fetcher {
         }
     }
 
-    /// Reads what has come, and has it taken up.
-    async fn admit(&mut self, delivery: Delivery) {
+    /// Has a job taken up; what is left to be carried out.
+    fn admit(&self, arrival: Arrival) -> Option<(Work, Admission)> {
+        if self.shared.queues[self.lane.queue].trusted.is_none() {
+            return self.shared.take_up(arrival);
+        }
+        // A signature takes longer to check than a job to fetch.
+        let shared = self.shared.clone();
+        self.shared.tasks.spawn(async move {
+            if let Some((work, admission)) = shared.take_up(arrival) {
+                shared.carry_out(work, admission).await;
+            }
+        });
+        None
+    }
+
+    /// Reads a job, unless its protocol is too new: then it is not ours to judge.
+    fn read(&mut self, delivery: Delivery) -> Result<Arrival, AckSubject> {
         let shared = &self.shared;
         let sight = FirstSight {
             delivered: delivery.delivered,
@@ -285,14 +309,7 @@ impl Fetcher {
             read_job(&shared.namespace, &queue.name, priority, subject, headers, *sequence);
         let claim = match reading {
             Reading::Job { key, options } => Claim::new(key, options, None),
-            Reading::NewerProtocol => {
-                // Not ours to judge, so no record is written: only given back.
-                shared.give_up(self.lane, 1);
-                if let Err(error) = delivery.ack.nak(&shared.conn, NEWER_PROTOCOL_DELAY).await {
-                    tracing::debug!(%error, "a job was not given back");
-                }
-                return;
-            }
+            Reading::NewerProtocol => return Err(delivery.ack),
             Reading::BadHeader { key, problem } => {
                 let refused = Some((BuryReason::BadHeader, problem));
                 Claim::new(key, JobHeaders::default(), refused)
@@ -302,13 +319,14 @@ impl Fetcher {
                 Claim::new(key, JobHeaders::default(), refused)
             }
         };
-        let arrival = Arrival { lane: self.lane, ack_wait: self.ack_wait, delivery, claim, sight };
-        if queue.trusted.is_none() {
-            shared.take_up(arrival).await;
-        } else {
-            // A signature takes longer to check than a job to fetch.
-            let shared = shared.clone();
-            self.shared.tasks.spawn(async move { shared.take_up(arrival).await });
+        Ok(Arrival { lane: self.lane, ack_wait: self.ack_wait, delivery, claim, sight })
+    }
+
+    /// Gives a job back; no record is written.
+    async fn give_back(&self, ack: &AckSubject) {
+        self.shared.give_up(self.lane, 1);
+        if let Err(error) = ack.nak(&self.shared.conn, NEWER_PROTOCOL_DELAY).await {
+            tracing::debug!(%error, "a job was not given back");
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Lanes {
     busy: usize,
     /// Whether somebody was called to look for a job and has not looked yet.
     is_called: bool,
+    /// Whether no job is to be started any more.
+    is_closed: bool,
     freed: Rate,
 }
 
@@ -111,6 +113,7 @@ impl Lanes {
             manned: 0,
             busy: 0,
             is_called: false,
+            is_closed: false,
             freed: Rate::new(now),
         }
     }
@@ -135,7 +138,8 @@ impl Lanes {
     /// One is called at a time, who calls the next: jobs that are over at once are then worked by few,
     /// without waking all.
     fn call(&mut self) -> Call {
-        let call = if self.is_called || !self.queues.iter().any(QueueLanes::has_job) {
+        let has_job = !self.is_closed && self.queues.iter().any(QueueLanes::has_job);
+        let call = if self.is_called || !has_job {
             Call::Nobody
         } else if self.busy < self.manned {
             Call::Waiting
@@ -208,6 +212,9 @@ impl Lanes {
     }
 
     fn choose(&mut self) -> Option<LaneId> {
+        if self.is_closed {
+            return None;
+        }
         let Self { queues, wheel, .. } = self;
         let queue = wheel.pick(|queue| queues[queue].has_job())?;
         let QueueLanes { wheel, lanes, .. } = &mut self.queues[queue];
@@ -228,6 +235,11 @@ impl Lanes {
             }
         }
         found
+    }
+
+    /// No more jobs are started, for good.
+    pub(crate) fn close(&mut self) {
+        self.is_closed = true;
     }
 
     /// No more jobs of a queue are fetched or started. What lies in its buffers is handed back when it

@@ -38,6 +38,7 @@ mod unreadable;
 mod unsettled;
 
 use std::collections::HashMap;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -216,20 +217,33 @@ impl Worker {
     }
 }
 
+/// Whether a slot counts as one that runs a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Free,
+    Busy,
+}
+
+/// A job that was taken into a slot.
+struct Taken {
+    work: Work,
+    /// Who was called to look for another.
+    called: Call,
+    at: Instant,
+}
+
 /// Runs one job after the other in a slot, until fetching stops.
 async fn work_in_slot(shared: Arc<Shared>) {
     // Whom this slot wakes may only run when it lets go of its thread. So it does after an attempt that
     // may have kept it, and even before one where the last kept it for long.
-    let mut took = Duration::ZERO;
-    while let Some((work, called)) = shared.next_work().await {
+    let (mut slot, mut took) = (Slot::Free, Duration::ZERO);
+    while let Some(Taken { work, called, at: mut started }) = shared.next_work(slot).await {
         if took >= LONG && called != Call::Nobody {
             yield_now().await;
+            started = Instant::now();
         }
-        let started = Instant::now();
-        execute::attempt(&shared, work, started).await;
-        let ended = Instant::now();
-        shared.lanes().free_slot(ended);
-        took = ended.saturating_duration_since(started);
+        let ended = execute::attempt(&shared, work, started).await;
+        (slot, took) = (Slot::Busy, ended.saturating_duration_since(started));
         if took >= SLOW {
             yield_now().await;
         } else {
@@ -258,6 +272,12 @@ async fn sweep(shared: Arc<Shared>, ack_wait: Duration, end: CancellationToken) 
 }
 
 impl Shared {
+    /// Fetches and starts nothing more.
+    fn stop_fetching(&self) {
+        self.lanes().close();
+        self.stop_fetching.cancel();
+    }
+
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
         self.lanes.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -306,20 +326,23 @@ impl Shared {
         }
     }
 
-    /// The next job, for a slot that is free, and who was called to look for another; `None` when
-    /// fetching has stopped.
-    async fn next_work(self: &Arc<Self>) -> Option<(Work, Call)> {
+    /// Frees a slot, and waits for the next job in it; `None` when fetching has stopped.
+    async fn next_work(self: &Arc<Self>, mut slot: Slot) -> Option<Taken> {
         loop {
-            if self.stop_fetching.is_cancelled() {
-                return None;
-            }
-            let picked = self.lanes().pick(Instant::now());
+            let at = Instant::now();
+            let picked = {
+                let mut lanes = self.lanes();
+                if mem::replace(&mut slot, Slot::Free) == Slot::Busy {
+                    lanes.free_slot(at);
+                }
+                lanes.pick(at)
+            };
             for lane in picked.refill {
                 self.room(lane).notify_one();
             }
             self.call(picked.call);
             if let Some(work) = picked.work {
-                return Some((work, picked.call));
+                return Some(Taken { work, called: picked.call, at });
             }
             tokio::select! {
                 () = self.stop_fetching.cancelled() => return None,

@@ -100,7 +100,7 @@ impl Running {
         shared.supervision.drains();
         let abort_settling = settling.abort_handle();
         ends("the registration", registration.end()).await;
-        shared.stop_fetching.cancel();
+        shared.stop_fetching();
         fetching.close();
         ends("fetching", fetching.wait()).await;
         let handed_back = shared.hand_back().await;
