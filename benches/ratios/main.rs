@@ -174,7 +174,9 @@ struct Measured {
 async fn main() -> Result<()> {
     let args = Args::parse();
     if let Some([name, url]) = args.as_loop.as_deref() {
-        return be_loop(name, url, args.jobs).await;
+        let (name, url) = (name.clone(), url.clone());
+        // A task, as tidemill's is.
+        return tokio::spawn(async move { be_loop(&name, &url, args.jobs).await }).await?;
     }
     let mut broker = Broker::builder();
     if args.sync_always {

@@ -6,7 +6,7 @@ use super::Bench;
 use super::figures::Figures;
 use super::load::Count;
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let mut all: Vec<Figures> = Vec::new();
     for waiting in &bench.args.waiting {
         bench.anew().await?;
@@ -22,7 +22,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
 }
 
 /// Drains some jobs while at least so many wait behind them.
-async fn drain_of(bench: &Bench<'_>, waiting: u64) -> anyhow::Result<Figures> {
+async fn drain_of(bench: &Bench, waiting: u64) -> anyhow::Result<Figures> {
     let jobs = bench.args.jobs;
     bench.fill(waiting + jobs, Priority::Normal).await?;
     let count = Count::until(jobs);

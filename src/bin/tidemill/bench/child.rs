@@ -19,7 +19,7 @@ const READY: &str = "ready";
 pub(super) struct Workers(Vec<Child>);
 
 impl Workers {
-    pub(super) async fn start(bench: &Bench<'_>, processes: u64) -> anyhow::Result<Self> {
+    pub(super) async fn start(bench: &Bench, processes: u64) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut workers = Vec::new();
         for _ in 0..processes {

@@ -7,7 +7,7 @@ use super::Bench;
 use super::figures::Figures;
 use super::load::Count;
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let jobs = bench.args.jobs;
     bench.fill(jobs, Priority::Normal).await?;
     let count = Count::until(jobs);

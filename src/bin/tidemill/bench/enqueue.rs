@@ -9,12 +9,12 @@ use super::figures::{Durations, Figures};
 /// Enqueues in flight at once.
 const IN_FLIGHT: usize = 500;
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     Ok(vec![awaited(bench).await?, pipelined(bench).await?, bulk(bench).await?])
 }
 
 /// Each after the one before was stored.
-async fn awaited(bench: &Bench<'_>) -> anyhow::Result<Figures> {
+async fn awaited(bench: &Bench) -> anyhow::Result<Figures> {
     let jobs = bench.args.jobs / 10;
     let payload = bench.payload();
     let mut durations = Durations::new()?;
@@ -28,7 +28,7 @@ async fn awaited(bench: &Bench<'_>) -> anyhow::Result<Figures> {
 }
 
 /// Each by itself, many in flight.
-async fn pipelined(bench: &Bench<'_>) -> anyhow::Result<Figures> {
+async fn pipelined(bench: &Bench) -> anyhow::Result<Figures> {
     let jobs = bench.args.jobs;
     let payload = bench.payload();
     let measuring = bench.meter.start();
@@ -41,7 +41,7 @@ async fn pipelined(bench: &Bench<'_>) -> anyhow::Result<Figures> {
 }
 
 /// All by one call.
-async fn bulk(bench: &Bench<'_>) -> anyhow::Result<Figures> {
+async fn bulk(bench: &Bench) -> anyhow::Result<Figures> {
     let jobs = bench.args.jobs;
     let measuring = bench.meter.start();
     bench.fill(jobs, Priority::Low).await?;

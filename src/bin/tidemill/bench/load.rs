@@ -84,7 +84,7 @@ impl Stamps {
     }
 }
 
-impl Bench<'_> {
+impl Bench {
     pub(super) fn job(&self, payload: Bytes) -> NewJob {
         NewJob::raw(KIND, payload).queue(&self.queue)
     }

@@ -21,6 +21,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tidemill::embedded::Broker;
 use tidemill::{Client, ConnectOptions, Queue, QueueConfig};
+use tokio_util::task::AbortOnDropHandle;
 
 use self::figures::Figures;
 use self::meter::Meter;
@@ -116,7 +117,7 @@ enum Scenario {
 }
 
 impl Scenario {
-    async fn measure(self, bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+    async fn measure(self, bench: &Bench) -> anyhow::Result<Vec<Figures>> {
         match self {
             Self::Drain => drain::measure(bench).await,
             Self::Enqueue => enqueue::measure(bench).await,
@@ -132,8 +133,8 @@ impl Scenario {
 }
 
 /// Where and what to measure.
-struct Bench<'a> {
-    args: &'a BenchArgs,
+struct Bench {
+    args: BenchArgs,
     client: Client,
     queue: Queue,
     meter: Meter,
@@ -168,21 +169,33 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
         ))
         .into());
     }
+    let (queue, bar) = (args.queue.clone(), progress(global));
     let bench = Bench {
-        args: &args,
         client: client.clone(),
-        queue: args.queue.clone(),
+        queue: queue.clone(),
         meter: Meter::new(args.broker_pid.or(broker.as_ref().and_then(Broker::pid))),
         url: broker.as_ref().map(|broker| broker.url().to_owned()),
-        bar: progress(global),
+        bar: bar.clone(),
+        args,
     };
+    let global = global.clone();
+    // A task, as the work of most programs is: the main thread would have to be woken for each answer.
+    let mut measuring =
+        AbortOnDropHandle::new(tokio::spawn(async move { bench.measure(&global).await }));
     let measured = tokio::select! {
-        measured = bench.measure(global) => measured.map(|()| Exit::Ok),
-        () = signals.told() => Ok(Exit::Interrupted),
+        measured = &mut measuring => match measured {
+            Ok(measured) => measured.map(|()| Exit::Ok),
+            Err(panic) => Err(panic.into()),
+        },
+        () = signals.told() => {
+            measuring.abort();
+            let _ = measuring.await;
+            Ok(Exit::Interrupted)
+        }
     };
-    bench.bar.finish_and_clear();
-    if client.queues().await?.contains(&args.queue) {
-        client.remove_queue(&args.queue).await?;
+    bar.finish_and_clear();
+    if client.queues().await?.contains(&queue) {
+        client.remove_queue(&queue).await?;
     }
     client.close().await?;
     if let Some(broker) = broker {
@@ -230,7 +243,7 @@ fn progress(global: &Global) -> ProgressBar {
     }
 }
 
-impl Bench<'_> {
+impl Bench {
     async fn measure(&self, global: &Global) -> anyhow::Result<()> {
         let scenarios = match self.args.scenarios.as_slice() {
             [] => &[Scenario::Drain, Scenario::Enqueue, Scenario::Latency],

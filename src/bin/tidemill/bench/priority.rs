@@ -1,10 +1,11 @@
 //! How soon a critical job starts where a flood of low ones keeps every slot busy.
 
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tidemill::{Handler, HandlerResult, NewJob, Priority};
-use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tidemill::{Handler, HandlerResult, JobError, NewJob, Priority};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Bench;
 use super::figures::{Durations, Figures};
@@ -16,24 +17,22 @@ const CRITICAL: &str = "critical";
 const SAMPLES: u64 = 500;
 const EVERY: Duration = Duration::from_millis(20);
 
-/// How long a low job takes, as a mean: from nothing to twice as long. With 50 slots one then comes free
-/// every fifth of a millisecond, and within one in 99 cases of 100.
-const LOW_TAKES: Duration = Duration::from_millis(10);
+/// How often a slot comes free of a low job, while all are busy.
+const FREE_EVERY: Duration = Duration::from_micros(500);
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let samples = SAMPLES.min(bench.args.jobs);
     let idle = pick_ups(bench, "critical, idle", samples).await?;
     // More than can be worked meanwhile.
     let takes = EVERY * u32::try_from(samples)? * 3 / 2;
-    let low = takes.div_duration_f64(LOW_TAKES) * bench.args.concurrency as f64;
-    bench.fill(low as u64, Priority::Low).await?;
+    bench.fill(takes.div_duration_f64(FREE_EVERY) as u64, Priority::Low).await?;
     let flooded = pick_ups(bench, "critical, under a flood of low", samples).await?;
     let ratio = flooded.1.p99_us as f64 / idle.1.p99_us as f64;
     Ok(vec![idle.0, flooded.0.ratio(ratio, "the p99 when idle")])
 }
 
 async fn pick_ups(
-    bench: &Bench<'_>,
+    bench: &Bench,
     of: &'static str,
     samples: u64,
 ) -> anyhow::Result<(Figures, super::figures::Latency)> {
@@ -43,9 +42,13 @@ async fn pick_ups(
         let _ = started.send(Instant::now());
         async { HandlerResult::Ok(None) }
     });
-    let low = Handler::raw(KIND, |_, _| async {
-        sleep(LOW_TAKES.mul_f64(2.0 * fastrand::f64())).await;
-        HandlerResult::Ok(None)
+    let turns = OnceLock::new();
+    let low = Handler::raw(KIND, move |_, _| {
+        let turns = turns.get_or_init(end_in_turn).clone();
+        async move {
+            turns.acquire().await.map_err(JobError::failed)?.forget();
+            HandlerResult::Ok(None)
+        }
     });
     let running = bench.worker([critical, low]).await?;
     let payload = bench.payload();
@@ -72,4 +75,21 @@ async fn pick_ups(
     let figures = measuring.end("priority", of, samples).latency(latency);
     running.drain().await;
     Ok((figures, latency))
+}
+
+/// Lets one low job end at a time, while there are any. The runtime's own timers go off together, once a
+/// millisecond: by these, slots would come free in bursts.
+fn end_in_turn() -> Arc<Semaphore> {
+    let turns = Arc::new(Semaphore::new(0));
+    let weak = Arc::downgrade(&turns);
+    std::thread::spawn(move || {
+        let mut next = Instant::now();
+        while let Some(turns) = weak.upgrade() {
+            turns.add_permits(1);
+            drop(turns);
+            next += FREE_EVERY;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    });
+    turns
 }

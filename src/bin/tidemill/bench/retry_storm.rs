@@ -11,7 +11,7 @@ use super::load::{Count, KIND};
 /// How long a job backs off.
 const BACK_OFF: Duration = Duration::from_millis(100);
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let jobs = bench.args.jobs;
     bench.fill(jobs, Priority::Normal).await?;
     let count = Count::until(jobs);

@@ -16,7 +16,7 @@ pub(super) const JOB_TAKES: Duration = Duration::from_millis(5);
 const WARM_UP: Duration = Duration::from_secs(1);
 const MEASURED: Duration = Duration::from_secs(4);
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let mut all: Vec<(u64, Figures)> = Vec::new();
     for processes in bench.args.processes.clone() {
         bench.anew().await?;
@@ -36,7 +36,7 @@ pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
     Ok(all.into_iter().map(|(_, figures)| figures).collect())
 }
 
-async fn measure_with(bench: &Bench<'_>, processes: u64) -> anyhow::Result<Figures> {
+async fn measure_with(bench: &Bench, processes: u64) -> anyhow::Result<Figures> {
     // More than can be done meanwhile.
     let per_second = bench.args.concurrency as f64 / JOB_TAKES.as_secs_f64();
     let seconds = (2 * WARM_UP + MEASURED).as_secs_f64();

@@ -25,7 +25,7 @@ const TICK: Duration = Duration::from_millis(1);
 /// Enqueues under way at once; beyond, the producer waits, and what waits counts as late.
 const UNDER_WAY: usize = 64;
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let (jobs, rate) = (bench.args.jobs, bench.args.rate);
     let (count, ended) = (Count::until(jobs), Count::until(jobs));
     let stamps = Stamps::from_now();
@@ -77,7 +77,7 @@ fn noting(stamps: Stamps, count: Arc<Count>, to_start: Arc<Mutex<Durations>>) ->
     })
 }
 
-async fn produce(bench: &Bench<'_>, stamps: Stamps, jobs: u64, rate: u64) -> anyhow::Result<()> {
+async fn produce(bench: &Bench, stamps: Stamps, jobs: u64, rate: u64) -> anyhow::Result<()> {
     let began = std::time::Instant::now();
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

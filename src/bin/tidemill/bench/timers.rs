@@ -20,7 +20,7 @@ const PARK_OVER: Duration = Duration::from_secs(1);
 const DUE_AFTER: Duration = Duration::from_secs(5);
 const LATER_PER_THOUSAND: Duration = Duration::from_millis(150);
 
-pub(super) async fn measure(bench: &Bench<'_>) -> anyhow::Result<Vec<Figures>> {
+pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let jobs = bench.args.jobs;
     let after = DUE_AFTER + LATER_PER_THOUSAND * u32::try_from(jobs / 1000)?;
     let due = Instant::now() + after;
