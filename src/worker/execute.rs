@@ -45,8 +45,8 @@ struct Begun<'s> {
     started_at: Time,
 }
 
-/// Runs one attempt and queues what becomes of its job; `now` is when it was taken into its slot. When the
-/// handler was through with it.
+/// Runs one attempt and queues what becomes of its job; `now` is when it was taken into its slot. Returns
+/// when the handler was through with it.
 pub(super) async fn attempt(shared: &Shared, work: Work, now: Instant) -> Instant {
     let Some(Begun { handler, work, payload, started_at }) = begin(shared, work, now).await else {
         return Instant::now();

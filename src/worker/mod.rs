@@ -342,6 +342,8 @@ impl Shared {
             }
             self.call(picked.call);
             if let Some(work) = picked.work {
+                // It may have come in since the clock was read, and starts no earlier than that.
+                let at = at.max(work.received());
                 return Some(Taken { work, called: picked.call, at });
             }
             tokio::select! {
