@@ -77,7 +77,8 @@ pub(crate) async fn caught_up(nats: &async_nats::Client) {
     let streams = streams.map(|stream| format!("STREAM.INFO.TIDEMILL_{stream}_default"));
     let lanes = ["critical", "high", "normal", "low"].into_iter();
     let lanes = lanes.map(|lane| format!("CONSUMER.INFO.TIDEMILL_JOBS_default.{lane}"));
-    for verb in streams.chain(lanes) {
+    let due = "CONSUMER.INFO.TIDEMILL_TIMERS_default.due".to_owned();
+    for verb in streams.chain(lanes).chain([due]) {
         eventually(&format!("replicas that have caught up: {verb}"), || async {
             let info = api(nats, &verb, Value::Null).await;
             let replicas = info["cluster"]["replicas"].as_array()?;

@@ -52,7 +52,14 @@ pub(crate) async fn work_for(client: &Client, runs: &Runs, takes: Duration) -> R
         worker.build().expect("valid")
     };
     // As a supervisor would, where a leader is just being elected.
-    eventually("a worker starts", || async { worker().start().await.ok() }).await
+    let deadline = Instant::now() + 2 * PATIENCE;
+    loop {
+        match worker().start().await {
+            Ok(running) => return running,
+            Err(error) => assert!(Instant::now() < deadline, "it does not start: {error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn fails_once(n: u64) -> bool {
