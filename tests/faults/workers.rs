@@ -298,14 +298,16 @@ async fn a_worker_that_lived_through_faults_holds_no_more_than_before() {
     worker.terminate().await;
 }
 
-/// 20. Jobs of nearly a megabyte each: a worker never holds more of them than it is about to run.
+/// 20. Jobs of nearly a megabyte each: a worker never holds more of them than it is about to run. That is
+/// 20 MiB here; what its allocator keeps beside them is up to 60 MiB, so that far more are waiting.
 #[tokio::test]
 async fn a_worker_holds_few_large_jobs_at_once() {
+    const WAITING: usize = 400;
     let mut config = short_leases(1);
-    config.max_jobs_bytes = 256 << 20;
+    config.max_jobs_bytes = 512 << 20;
     let mill = Mill::with(config).await;
     let payload = format!("\"{}\"", "x".repeat(900 * 1024));
-    let jobs = (0..150).map(|_| NewJob::raw("large", payload.clone()));
+    let jobs = (0..WAITING).map(|_| NewJob::raw("large", payload.clone()));
     let jobs: Vec<_> =
         mill.client.enqueue_many(jobs).await.into_iter().map(|job| job.expect("stored")).collect();
     let arguments = ["--exec", "large=cat >/dev/null; sleep 0.05", "--concurrency", "4"];
@@ -314,7 +316,8 @@ async fn a_worker_holds_few_large_jobs_at_once() {
         assert_eq!(completion(job).await.status, Status::Done);
     }
     let peak = Footprint::of(worker.pid()).peak_kib / 1024;
-    assert!(peak < 110, "{peak} MiB at its peak, of 135 MiB of jobs");
+    let waited = WAITING as u64 * 900 / 1024;
+    assert!(peak < waited / 2, "{peak} MiB at its peak, of {waited} MiB of jobs");
     assert!(!worker.heard().contains("too slow"), "{}", worker.heard());
     worker.terminate().await;
 }
