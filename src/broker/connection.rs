@@ -236,6 +236,16 @@ impl Connection {
         until_answered(|| self.answered(&subject, self.0.clients.outlive(ask, is_lost))).await
     }
 
+    /// The same where the answer may be what kills the client: its successor is spared.
+    pub(super) async fn perilous_question(
+        &self,
+        subject: impl ToSubject,
+        payload: Bytes,
+    ) -> Result<Message> {
+        let subject = subject.to_subject();
+        until_answered(|| self.request(subject.clone(), None, payload.clone())).await
+    }
+
     /// Asks what gets several answers.
     pub(super) async fn request_many(
         &self,

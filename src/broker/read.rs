@@ -85,7 +85,7 @@ impl Connection {
             let (loss, until) = (Loss::of(self), Instant::now() + self.timeout());
             tokio::select! {
                 biased;
-                answer = self.question(self.api_subject(&verb), Bytes::new()) => {
+                answer = self.perilous_question(self.api_subject(&verb), Bytes::new()) => {
                     match answer {
                         Ok(answer) => return read(stream, answer),
                         // It may be that very message that breaks the connection.

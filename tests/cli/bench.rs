@@ -1,6 +1,11 @@
 //! `tidemill bench`.
 
-use crate::support::{Mill, tidemill};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use crate::support::{Mill, Running, messages, tidemill};
 
 #[tokio::test]
 async fn a_broker_of_ones_own_is_measured_and_left_as_it_was() {
@@ -34,6 +39,21 @@ fn without_a_word_it_measures_a_private_broker() {
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{output:?}");
     assert!(said.contains("drain") && said.contains("broker CPU"), "{said}");
+}
+
+#[tokio::test]
+async fn an_interrupted_one_drains_its_worker_before_it_takes_its_queue_away() {
+    let mill = Mill::start().await;
+    let arguments = ["bench", "steady", "--connected", "--rate", "500", "--jobs", "1000000"];
+    let mut bench = Running::start(mill.command(&arguments));
+    while messages(&mill, "TIDEMILL_RESULTS_bench").await < 100 {
+        assert!(!bench.has_ended(), "{}", bench.heard());
+        sleep(Duration::from_millis(20)).await;
+    }
+    bench.signal(Signal::INT);
+    assert_eq!(bench.ended().code(), Some(130), "{}", bench.heard());
+    assert_eq!(bench.heard(), "", "nothing went wrong");
+    assert!(mill.json(&["queue", "ls"]).is_empty(), "its queue is gone");
 }
 
 #[tokio::test]

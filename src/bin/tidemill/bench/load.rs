@@ -1,7 +1,7 @@
 //! Jobs to measure with, and workers for them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -122,12 +122,14 @@ impl Bench {
     pub(super) async fn worker(
         &self,
         handlers: impl IntoIterator<Item = Handler>,
-    ) -> anyhow::Result<Running> {
-        start_worker(&self.client, &self.queue, self.args.concurrency, handlers).await
+    ) -> anyhow::Result<Working> {
+        let (client, queue) = (&self.client, &self.queue);
+        let running = start_worker(client, queue, self.args.concurrency, handlers).await?;
+        Ok(self.left.keep(running))
     }
 
     /// A worker that does nothing but count.
-    pub(super) async fn no_op_worker(&self, count: &Arc<Count>) -> anyhow::Result<Running> {
+    pub(super) async fn no_op_worker(&self, count: &Arc<Count>) -> anyhow::Result<Working> {
         let count = count.clone();
         let handler = Handler::raw(KIND, move |_, _| {
             count.one();
@@ -150,6 +152,49 @@ pub(super) async fn start_worker(
     let worker = Worker::builder(client).queue(queue.as_str()).concurrency(concurrency);
     let worker = handlers.into_iter().fold(worker, |worker, handler| worker.handler(handler));
     Ok(worker.build()?.start().await?)
+}
+
+/// Workers of measurements that were broken off.
+#[derive(Clone, Default)]
+pub(super) struct Left(Arc<Mutex<Vec<Running>>>);
+
+impl Left {
+    /// Has a worker drained, by its measurement or in the end.
+    pub(super) fn keep(&self, running: Running) -> Working {
+        Working { running: Some(running), left: self.clone() }
+    }
+
+    /// Drains them all: they are not to work a queue that is taken away.
+    pub(super) async fn drain(&self) {
+        let left = std::mem::take(&mut *self.all());
+        for running in left {
+            running.drain().await;
+        }
+    }
+
+    fn all(&self) -> MutexGuard<'_, Vec<Running>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A worker of a measurement.
+pub(super) struct Working {
+    running: Option<Running>,
+    left: Left,
+}
+
+impl Working {
+    pub(super) async fn drain(mut self) {
+        if let Some(running) = self.running.take() {
+            running.drain().await;
+        }
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.left.all().extend(self.running.take());
+    }
 }
 
 /// A handler that takes its time.

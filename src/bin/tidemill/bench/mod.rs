@@ -24,6 +24,7 @@ use tidemill::{Client, ConnectOptions, Queue, QueueConfig};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::figures::Figures;
+use self::load::Left;
 use self::meter::Meter;
 use crate::cli::Global;
 use crate::exit::{Exit, UsageError};
@@ -141,6 +142,7 @@ struct Bench {
     /// Of a private broker.
     url: Option<String>,
     bar: ProgressBar,
+    left: Left,
 }
 
 pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit> {
@@ -169,13 +171,14 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
         ))
         .into());
     }
-    let (queue, bar) = (args.queue.clone(), progress(global));
+    let (queue, bar, left) = (args.queue.clone(), progress(global), Left::default());
     let bench = Bench {
         client: client.clone(),
         queue: queue.clone(),
         meter: Meter::new(args.broker_pid.or(broker.as_ref().and_then(Broker::pid))),
         url: broker.as_ref().map(|broker| broker.url().to_owned()),
         bar: bar.clone(),
+        left: left.clone(),
         args,
     };
     let global = global.clone();
@@ -194,6 +197,7 @@ pub(crate) async fn run(global: &Global, args: BenchArgs) -> anyhow::Result<Exit
         }
     };
     bar.finish_and_clear();
+    left.drain().await;
     if client.queues().await?.contains(&queue) {
         client.remove_queue(&queue).await?;
     }

@@ -38,7 +38,7 @@ pub(super) async fn measure(bench: &Bench) -> anyhow::Result<Vec<Figures>> {
     let parking = bench.meter.start();
     let worker = Worker::builder(&bench.client).queue(bench.queue.as_str()).park_over(PARK_OVER);
     let worker = worker.concurrency(bench.args.concurrency).handler(handler);
-    let running = worker.build()?.start().await?;
+    let running = bench.left.keep(worker.build()?.start().await?);
     let payload = bench.payload();
     bench.fill_with(jobs, || bench.job(payload.clone()).run_at(due_at)).await?;
     while bench.client.queue_info(&bench.queue).await?.timers < jobs {
