@@ -105,25 +105,15 @@ impl AckSubject {
         Self(format!("{}.1.1.1.1.0", consumer.join(".")).into())
     }
 
-    /// Removes the job from the queue; not confirmed.
-    pub(crate) async fn ack(&self, conn: &Connection) -> Result<()> {
-        conn.publish(self.0.clone(), ACK).await
+    /// Says the word; not confirmed.
+    pub(crate) async fn say(&self, conn: &Connection, word: Word) -> Result<()> {
+        conn.publish(self.0.clone(), word.body()).await
     }
 
-    /// Removes the job from the queue and waits until the broker has seen this and all that was
-    /// sent before it. (The answer does not say that the delivery was still ours.)
-    pub(crate) async fn ack_confirmed(&self, conn: &Connection) -> Result<()> {
-        conn.request(self.0.clone(), None, ACK).await.map(drop)
-    }
-
-    /// Gives the job back, to be handed out again after `delay`; not confirmed.
-    pub(crate) async fn nak(&self, conn: &Connection, delay: Duration) -> Result<()> {
-        conn.publish(self.0.clone(), nak_body(delay)).await
-    }
-
-    /// The same, confirmed.
-    pub(crate) async fn nak_confirmed(&self, conn: &Connection, delay: Duration) -> Result<()> {
-        conn.request(self.0.clone(), None, nak_body(delay)).await.map(drop)
+    /// Says the word and waits until the broker has seen this and all that was sent before it. (The
+    /// answer does not say that the delivery was still ours.)
+    pub(crate) async fn say_surely(&self, conn: &Connection, word: Word) -> Result<()> {
+        conn.request(self.0.clone(), None, word.body()).await.map(drop)
     }
 
     /// Starts `ack_wait` anew, and waits until the broker has seen it.
@@ -132,11 +122,31 @@ impl AckSubject {
     }
 }
 
-fn nak_body(delay: Duration) -> Bytes {
-    if delay.is_zero() {
-        return Bytes::from_static(b"-NAK");
+/// What settles a delivery.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Word {
+    /// The job is taken off the queue.
+    Ack,
+    /// It is given back, to be handed out again after that long.
+    Nak(Duration),
+}
+
+impl Word {
+    fn body(self) -> Bytes {
+        match self {
+            Self::Ack => ACK,
+            Self::Nak(Duration::ZERO) => Bytes::from_static(b"-NAK"),
+            Self::Nak(delay) => Bytes::from(format!(r#"-NAK {{"delay": {}}}"#, delay.as_nanos())),
+        }
     }
-    Bytes::from(format!(r#"-NAK {{"delay": {}}}"#, delay.as_nanos()))
+}
+
+/// Says a word of each delivery, in order; not confirmed.
+pub(crate) async fn say_each<'a>(
+    conn: &Connection,
+    words: impl Iterator<Item = (&'a AckSubject, Word)>,
+) -> Result<()> {
+    conn.publish_each(words.map(|(ack, word)| (&ack.0, word.body()))).await
 }
 
 #[cfg(test)]
@@ -179,7 +189,8 @@ mod tests {
 
     #[test]
     fn a_nak_carries_its_delay_in_nanoseconds() {
-        assert_eq!(nak_body(Duration::ZERO), "-NAK");
-        assert_eq!(nak_body(Duration::from_millis(1500)), r#"-NAK {"delay": 1500000000}"#);
+        assert_eq!(Word::Nak(Duration::ZERO).body(), "-NAK");
+        let later = Word::Nak(Duration::from_millis(1500));
+        assert_eq!(later.body(), r#"-NAK {"delay": 1500000000}"#);
     }
 }

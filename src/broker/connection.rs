@@ -321,6 +321,25 @@ impl Connection {
         self.in_time("send a message", sending, |error| failure::publish(&subject, error)).await
     }
 
+    /// The same for many, in order, up to the first that cannot be sent.
+    pub(super) async fn publish_each<'a>(
+        &self,
+        messages: impl Iterator<Item = (&'a Subject, Bytes)>,
+    ) -> Result<()> {
+        let sending = async {
+            let mut client = self.client();
+            for (subject, payload) in messages {
+                if client.publish(subject.clone(), payload.clone()).await.is_err() {
+                    // Whether it has died, and has a successor for the rest too.
+                    self.publish(subject.clone(), payload).await?;
+                    client = self.client();
+                }
+            }
+            Ok(())
+        };
+        self.in_time("send messages", sending, identity).await
+    }
+
     /// The same with headers.
     pub(super) async fn publish_with_headers(
         &self,

@@ -29,9 +29,9 @@ mod told;
 mod unreadable;
 mod way;
 
-pub(crate) use ack::AckSubject;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use ack::read_ack_subject;
+pub(crate) use ack::{AckSubject, Word, say_each};
 #[cfg(feature = "embedded")]
 pub(crate) use api::ask;
 #[cfg(any(test, feature = "fuzzing"))]

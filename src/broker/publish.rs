@@ -1,6 +1,7 @@
 //! Storing a message and seeing the broker's word for it.
 
-use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -9,7 +10,6 @@ use super::connection::Connection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Headers;
 
-const EXPECTED_LAST_SUBJECT_SEQUENCE: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 
 /// The condition under which a message is stored.
@@ -151,9 +151,11 @@ pub(super) fn header_map(headers: &Headers, expect: Expect<'_>) -> Option<Header
     }
     match expect {
         Expect::Anything => {}
-        Expect::Last(sequence) => map.insert(EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string()),
+        Expect::Last(sequence) => {
+            map.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(sequence))
+        }
         Expect::LastOf { guard, sequence } => {
-            map.insert(EXPECTED_LAST_SUBJECT_SEQUENCE, sequence.to_string());
+            map.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(sequence));
             map.insert(EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, guard);
         }
     }

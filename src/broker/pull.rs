@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use bytes::Bytes;
-use futures_util::FutureExt;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
-use super::ack::{self, AckSubject};
+use super::ack::{self, AckInfo, AckSubject};
 use super::connection::Connection;
 use super::failure;
 use super::publish::from_header_map;
@@ -32,7 +31,7 @@ const PULL_GRACE: Duration = Duration::from_secs(2);
 /// A job as the broker handed it over.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    pub(crate) subject: String,
+    pub(crate) subject: Subject,
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
     pub(crate) ack: AckSubject,
@@ -52,7 +51,7 @@ impl Delivery {
     pub(crate) fn unread(message: Stored, ack: AckSubject, now: Time) -> Self {
         let Stored { subject, sequence, headers, payload, stored } = message;
         Self {
-            subject,
+            subject: subject.into(),
             headers,
             payload,
             ack,
@@ -184,9 +183,10 @@ impl Puller {
     pub(crate) async fn next(&mut self) -> Pulled {
         loop {
             // Of what is there already nobody has to be watched.
-            let answer = if let Some(answer) = self.answers.next().now_or_never() {
-                answer
-            } else if self.is_open() {
+            if let Some(pulled) = self.try_next() {
+                return pulled;
+            }
+            let answer = if self.is_open() {
                 let came = tokio::select! {
                     biased;
                     answer = self.answers.next() => Ok(answer),
@@ -211,12 +211,28 @@ impl Puller {
         }
     }
 
+    /// What has come already.
+    pub(crate) fn try_next(&mut self) -> Option<Pulled> {
+        while let Some(answer) = self.answers.try_next() {
+            if let Some(pulled) = self.read(answer) {
+                return Some(pulled);
+            }
+        }
+        None
+    }
+
     fn read(&mut self, answer: async_nats::Message) -> Option<Pulled> {
         // Only the broker's own words have a status, but any client can give a job one.
-        let is_delivery = answer.reply.as_ref().is_some_and(|reply| ack::parse(reply).is_some());
-        let Some(status) = answer.status.filter(|_| !is_delivery) else {
+        if let Some(reply) = &answer.reply
+            && let Some(info) = ack::parse(reply)
+        {
             self.outstanding = self.outstanding.saturating_sub(1);
-            return read_delivery(answer).map(Pulled::Job);
+            return read_delivery(answer, info).map(Pulled::Job);
+        }
+        // What has neither was written into our inbox by somebody.
+        let Some(status) = answer.status else {
+            self.outstanding = self.outstanding.saturating_sub(1);
+            return None;
         };
         let of_this_pull = answer.subject.rsplit('.').next() == Some(&self.serial.to_string());
         if !of_this_pull || !self.is_open() {
@@ -244,15 +260,13 @@ impl Puller {
     }
 }
 
-/// Reads a delivery; `None` for a message that no consumer sent (someone wrote into our inbox).
-fn read_delivery(message: async_nats::Message) -> Option<Delivery> {
-    let reply = message.reply?;
-    let info = ack::parse(&reply)?;
+/// Reads a delivery, of which its reply subject has told something already.
+fn read_delivery(message: async_nats::Message, info: AckInfo) -> Option<Delivery> {
     Some(Delivery {
-        subject: message.subject.into_string(),
+        subject: message.subject,
         headers: message.headers.as_ref().map(from_header_map).unwrap_or_default(),
         payload: message.payload,
-        ack: AckSubject(reply),
+        ack: AckSubject(message.reply?),
         sequence: info.sequence,
         delivered: info.delivered,
         handed_out: info.handed_out,

@@ -232,6 +232,11 @@ impl Messages {
         }
     }
 
+    /// What has come already; `None` too where that can be known only by waiting.
+    pub(super) fn try_next(&mut self) -> Option<Message> {
+        self.earlier.pop_front().or_else(|| self.subscriber.next().now_or_never().flatten())
+    }
+
     /// Subscribes anew if the client has died and there is another by now: before anything is asked of
     /// which the answer comes here.
     pub(super) async fn refresh(&mut self) {

@@ -9,7 +9,7 @@ use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue};
 use crate::wire::time::{self, Time};
 use crate::wire::{
-    Firing, Headers, JobHeaders, Reading, RecordKey, name, parse_timed, read_job, timed_filter,
+    Firing, Headers, JobOptions, Reading, RecordKey, name, parse_timed, read_job, timed_filter,
 };
 
 /// The first letters of places in a list.
@@ -29,7 +29,7 @@ pub(crate) struct Found {
     pub(crate) key: RecordKey,
     pub(crate) priority: Priority,
     pub(crate) place: Place,
-    pub(crate) options: JobHeaders,
+    pub(crate) options: JobOptions,
     pub(crate) headers: Headers,
     pub(crate) payload: Bytes,
     pub(crate) stored: Option<Time>,
@@ -196,7 +196,7 @@ impl Client {
         let (key, options, problem) = match reading {
             Reading::Job { key, options } => (key, options, None),
             Reading::BadHeader { key, problem } | Reading::BadSubject { key, problem } => {
-                (key, JobHeaders::default(), Some(problem))
+                (key, JobOptions::default(), Some(problem))
             }
             Reading::NewerProtocol => return None,
         };
@@ -233,9 +233,9 @@ impl Client {
         if let Some(firing) = Firing::read(ns, &headers, sequence, stored.unwrap_or_default()) {
             key = firing.run;
         }
-        let (options, problem) = match JobHeaders::parse(&headers) {
+        let (options, problem) = match JobOptions::parse(&headers) {
             Ok(options) => (options, None),
-            Err(error) => (JobHeaders::default(), Some(error.to_string())),
+            Err(error) => (JobOptions::default(), Some(error.to_string())),
         };
         let (stream, headers) = (self.streams(queue).timers, headers.for_copy());
         Some(Found {

@@ -127,7 +127,7 @@ impl Stand {
             priority,
             state,
             enqueued_at,
-            tags: options.tags,
+            tags: options.tags.clone(),
             headers: found.headers,
             payload: found.payload,
             problem: found.problem,

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::reach::{End, Outlet};
 use super::{Revived, StuckJob};
-use crate::broker::{AckSubject, Expect, Published};
+use crate::broker::{AckSubject, Expect, Published, Word};
 use crate::client::{Client, Copied, Due, Promotion, Ready};
 use crate::error::{Error, ErrorKind, Result};
 use crate::inspect::{Found, Place};
@@ -80,7 +80,7 @@ impl Client {
             Taking::Delete => self.conn().delete(stream, sequence).await.map(drop),
             Taking::Ack => {
                 let ack = AckSubject::of(stream, job.outlet.consumer(), sequence);
-                ack.ack_confirmed(self.conn()).await
+                ack.say_surely(self.conn(), Word::Ack).await
             }
         }
     }

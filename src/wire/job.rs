@@ -1,5 +1,6 @@
 //! The protocol's job headers: parsed once, strictly. What does not parse is never ignored.
 
+use std::ops::{Deref, DerefMut};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::token::{RunId, is_token};
 const MAX_TAGS: usize = 32;
 
 /// What a job's headers say. Every field is optional on the wire.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[cfg_attr(
     not(test),
     expect(dead_code, reason = "tags and schema are checked here; who enqueues acts on them")
@@ -37,6 +38,10 @@ pub(crate) struct JobHeaders {
     pub(crate) seal: Option<Box<SealHeader>>,
     pub(crate) signature: Option<Box<SignatureHeader>>,
 }
+
+/// The same, for what is moved from hand to hand: most jobs have no headers.
+#[derive(Debug, Default)]
+pub(crate) struct JobOptions(Option<Box<JobHeaders>>);
 
 /// When a job may run: at a time, or some time after it was stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +75,61 @@ pub(crate) struct HeaderError {
     problem: String,
 }
 
+impl Default for JobHeaders {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+impl From<JobHeaders> for JobOptions {
+    fn from(headers: JobHeaders) -> Self {
+        Self(Some(Box::new(headers)))
+    }
+}
+
+impl Deref for JobOptions {
+    type Target = JobHeaders;
+
+    fn deref(&self) -> &JobHeaders {
+        static NONE: JobHeaders = JobHeaders::NONE;
+        self.0.as_deref().unwrap_or(&NONE)
+    }
+}
+
+impl DerefMut for JobOptions {
+    fn deref_mut(&mut self) -> &mut JobHeaders {
+        self.0.get_or_insert_default()
+    }
+}
+
+impl JobOptions {
+    /// Reads the headers of a job of protocol version 1.
+    pub(crate) fn parse(headers: &Headers) -> Result<Self, HeaderError> {
+        match headers.is_empty() {
+            true => Ok(Self(None)),
+            false => JobHeaders::parse(headers).map(Self::from),
+        }
+    }
+}
+
 impl JobHeaders {
+    const NONE: Self = Self {
+        run: None,
+        attempts_used: None,
+        run_after: None,
+        expires_at: None,
+        max_retries: None,
+        backoff: None,
+        timeout: None,
+        unique: None,
+        created_at: None,
+        tags: Vec::new(),
+        schema: None,
+        promoted: None,
+        seal: None,
+        signature: None,
+    };
+
     /// The protocol version that a job needs; it is looked at before anything else is parsed.
     pub(crate) fn protocol(headers: &Headers) -> Result<u32, HeaderError> {
         let version = one(headers, name::PROTOCOL, "a whole number", number)?;
@@ -79,9 +138,6 @@ impl JobHeaders {
 
     /// Reads the headers of a job of protocol version 1.
     pub(crate) fn parse(headers: &Headers) -> Result<Self, HeaderError> {
-        if headers.is_empty() {
-            return Ok(Self::default());
-        }
         if headers.get(name::BLOCK).is_some() {
             let problem = "stands for headers that cannot be read".to_owned();
             return Err(HeaderError { name: name::BLOCK, problem });

@@ -1,7 +1,7 @@
 //! A message on a jobs stream: whose run it is, what it asks for, or why it cannot be taken.
 
 use super::headers::Headers;
-use super::job::JobHeaders;
+use super::job::{JobHeaders, JobOptions};
 use super::subject::{JobSubject, RecordKey};
 use crate::priority::Priority;
 use crate::token::{JobId, Namespace, Queue, RunId};
@@ -14,7 +14,7 @@ pub(crate) const MAX_HEADER_BYTES: usize = 62 * 1024;
 pub(crate) enum Reading {
     Job {
         key: RecordKey,
-        options: JobHeaders,
+        options: JobOptions,
     },
     /// It needs a newer protocol than ours.
     NewerProtocol,
@@ -63,7 +63,7 @@ pub(crate) fn read_job(
                 headers.wire_bytes()
             ),
         },
-        (Ok(_), Ok(subject)) => match JobHeaders::parse(headers) {
+        (Ok(_), Ok(subject)) => match JobOptions::parse(headers) {
             Ok(options) => {
                 Reading::Job { key: key(subject.kind, subject.id, options.run.clone()), options }
             }

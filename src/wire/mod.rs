@@ -26,7 +26,7 @@ pub(crate) use headers::name;
 pub(crate) use headers::{is_brokers, is_ours};
 #[cfg(test)]
 pub(crate) use job::RunAfter;
-pub(crate) use job::{JobHeaders, Unique};
+pub(crate) use job::{JobHeaders, JobOptions, Unique};
 pub(crate) use message::{MAX_HEADER_BYTES, Reading, read_job};
 pub use records::{
     AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status, Unvouched,

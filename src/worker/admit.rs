@@ -9,13 +9,13 @@ use crate::retry::RetryPolicy;
 use crate::sign::{Distrust, TrustedKeys};
 use crate::token::JobId;
 use crate::wire::time::{self, Time};
-use crate::wire::{ErrorInfo, Headers, JobHeaders, RecordKey, Unique, Unvouched};
+use crate::wire::{ErrorInfo, Headers, JobHeaders, JobOptions, RecordKey, Unique, Unvouched};
 
 /// A message, and whose run it says it is.
 #[derive(Debug)]
 pub(crate) struct Claim {
     pub(crate) key: RecordKey,
-    pub(crate) options: JobHeaders,
+    pub(crate) options: JobOptions,
     /// Why it is not taken.
     pub(crate) refused: Option<(BuryReason, String)>,
     /// Whose run it says it is, where nobody vouches for that: its key is another then.
@@ -25,7 +25,7 @@ pub(crate) struct Claim {
 impl Claim {
     pub(crate) fn new(
         key: RecordKey,
-        options: JobHeaders,
+        options: JobOptions,
         refused: Option<(BuryReason, String)>,
     ) -> Self {
         Self { key, options, refused, unvouched: None }
@@ -41,7 +41,9 @@ impl Claim {
         sequence: u64,
     ) -> Self {
         // Copies change it, so it is not signed: the ledger alone counts attempts.
-        self.options.attempts_used = self.options.attempts_used.map(|_| 0);
+        if self.options.attempts_used.is_some() {
+            self.options.attempts_used = Some(0);
+        }
         if self.refused.is_none() {
             let signature = self.options.signature.as_deref();
             self.refused = match by.check(signature, &self.key, headers, body) {
@@ -197,7 +199,7 @@ mod tests {
     fn claim(id: &str, run: &str, refused: Option<(BuryReason, String)>) -> Claim {
         let key = RecordKey::of("default", "send_email", id, run);
         let options = JobHeaders { attempts_used: Some(7), ..JobHeaders::default() };
-        Claim::new(key, options, refused)
+        Claim::new(key, options.into(), refused)
     }
 
     #[test]

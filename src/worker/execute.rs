@@ -83,7 +83,7 @@ async fn begin(shared: &Shared, mut work: Work, now: Instant) -> Option<Begun<'_
         return None;
     }
     // The process may have been halted since it was fetched.
-    if work.lease.settle_at(now).is_none() {
+    if work.lease.is_lost_at(now) {
         shared.lost_before_it_began(&work);
         return None;
     }
@@ -126,7 +126,7 @@ async fn announce(shared: &Shared, mut work: Work, started_at: Time) -> Option<W
         }
     }
     // It may have taken long.
-    if work.lease.settle_at(Instant::now()).is_none() {
+    if work.lease.is_lost_at(Instant::now()) {
         shared.lost_before_it_began(&work);
         return None;
     }
@@ -206,8 +206,9 @@ async fn stopped(lease: &Lease) -> Stop {
 
 /// What becomes of the job; `None` if it is not ours to say any more.
 fn decide(handler: &Handler, work: &Work, ended: Ended, now: Instant) -> Option<Settlement> {
-    // A lease may have run out unnoticed, as where the whole process was halted.
-    work.lease.settle_at(now)?;
+    if work.lease.is_lost_at(now) {
+        return None;
+    }
     let outcome = match ended {
         Ended::Stopped(Stop::LeaseLost) => return None,
         Ended::Stopped(Stop::Cancelled) => return Some(Settlement::Forget),

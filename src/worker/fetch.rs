@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
@@ -16,11 +15,11 @@ use super::history::highest_in_ledger;
 use super::job::Work;
 use super::lanes::LaneId;
 use super::pause::Pause;
-use crate::broker::{AckSubject, Born, Broken, Delivery, Pulled, Puller, consumer_born};
+use crate::broker::{AckSubject, Born, Broken, Delivery, Pulled, Puller, Word, consumer_born};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::BuryReason;
 use crate::wire::time::Time;
-use crate::wire::{JobHeaders, Reading, read_job};
+use crate::wire::{JobOptions, Reading, read_job};
 
 /// A job that needs a newer worker is given back for this long.
 const NEWER_PROTOCOL_DELAY: Duration = Duration::from_secs(30);
@@ -45,6 +44,13 @@ struct Fetcher {
     /// How many pulls in a row ended before their time.
     broken: u32,
     pause: Pause,
+}
+
+/// What is left to be done with a job that does not go into its lane.
+enum Left {
+    ToCarryOut(Work, Admission),
+    /// It needs a newer worker.
+    ToGiveBack(AckSubject),
 }
 
 /// Fetches until the worker stops fetching, then hands back what is still coming in.
@@ -152,7 +158,7 @@ impl Fetcher {
             let is_new_connection = self.epochs.has_changed().unwrap_or(true);
             next = match is_last || is_new_connection {
                 true => None,
-                false => self.puller.next().now_or_never(),
+                false => self.puller.try_next(),
             };
         }
     }
@@ -161,19 +167,11 @@ impl Fetcher {
         match pulled {
             Pulled::Job(delivery) => {
                 self.is_served();
+                // Boxed, so that a delivery is not moved about for what is rare.
                 if delivery.handed_out <= self.handed_out {
-                    // It counts anew: it was made anew, and knows nothing of earlier deliveries.
-                    tracing::info!(lane = %self.lane.priority, "the lane's consumer is another one");
-                    self.take_stock_at_last().await;
-                }
-                self.handed_out = delivery.handed_out;
-                match self.read(delivery) {
-                    Ok(arrival) => {
-                        if let Some((work, admission)) = self.admit(arrival) {
-                            self.shared.carry_out(work, admission).await;
-                        }
-                    }
-                    Err(ack) => self.give_back(&ack).await,
+                    Box::pin(self.take_of_another(delivery)).await;
+                } else if let Some(left) = self.take_job(delivery) {
+                    Box::pin(self.end(left)).await;
                 }
             }
             Pulled::Over { unfilled } => {
@@ -189,6 +187,34 @@ impl Fetcher {
                 tracing::error!("the connection is closed for good; no more jobs are fetched");
                 self.shared.stop_fetching();
             }
+        }
+    }
+
+    /// The consumer counts anew: it was made anew, and knows nothing of earlier deliveries.
+    async fn take_of_another(&mut self, delivery: Delivery) {
+        tracing::info!(lane = %self.lane.priority, "the lane's consumer is another one");
+        self.take_stock_at_last().await;
+        if let Some(left) = self.take_job(delivery) {
+            self.end(left).await;
+        }
+    }
+
+    /// Takes up a job, as a rule into its lane; what is left to be done with it.
+    fn take_job(&mut self, delivery: Delivery) -> Option<Left> {
+        self.handed_out = delivery.handed_out;
+        match self.read(delivery) {
+            Ok(arrival) => {
+                let (work, admission) = self.admit(arrival)?;
+                Some(Left::ToCarryOut(work, admission))
+            }
+            Err(ack) => Some(Left::ToGiveBack(ack)),
+        }
+    }
+
+    async fn end(&self, left: Left) {
+        match left {
+            Left::ToCarryOut(work, admission) => self.shared.carry_out(work, admission).await,
+            Left::ToGiveBack(ack) => self.give_back(&ack).await,
         }
     }
 
@@ -266,7 +292,9 @@ impl Fetcher {
         }
         let hand_back = async {
             while let Pulled::Job(delivery) = self.puller.next().await {
-                if let Err(error) = delivery.ack.nak(&self.shared.conn, Duration::ZERO).await {
+                if let Err(error) =
+                    delivery.ack.say(&self.shared.conn, Word::Nak(Duration::ZERO)).await
+                {
                     tracing::debug!(%error, "a job was not handed back");
                 }
             }
@@ -312,11 +340,11 @@ impl Fetcher {
             Reading::NewerProtocol => return Err(delivery.ack),
             Reading::BadHeader { key, problem } => {
                 let refused = Some((BuryReason::BadHeader, problem));
-                Claim::new(key, JobHeaders::default(), refused)
+                Claim::new(key, JobOptions::default(), refused)
             }
             Reading::BadSubject { key, problem } => {
                 let refused = Some((BuryReason::BadSubject, problem));
-                Claim::new(key, JobHeaders::default(), refused)
+                Claim::new(key, JobOptions::default(), refused)
             }
         };
         Ok(Arrival { lane: self.lane, ack_wait: self.ack_wait, delivery, claim, sight })
@@ -325,7 +353,7 @@ impl Fetcher {
     /// Gives a job back; no record is written.
     async fn give_back(&self, ack: &AckSubject) {
         self.shared.give_up(self.lane, 1);
-        if let Err(error) = ack.nak(&self.shared.conn, NEWER_PROTOCOL_DELAY).await {
+        if let Err(error) = ack.say(&self.shared.conn, Word::Nak(NEWER_PROTOCOL_DELAY)).await {
             tracing::debug!(%error, "a job was not given back");
         }
     }

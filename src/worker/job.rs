@@ -11,7 +11,7 @@ use super::lease::Lease;
 use super::leases::Place;
 use crate::retry::RetryPolicy;
 use crate::wire::time::Time;
-use crate::wire::{Headers, JobHeaders, RecordKey, RunningJob, Unvouched};
+use crate::wire::{Headers, JobOptions, RecordKey, RunningJob, Unvouched};
 
 /// A job that this worker holds: as it came, and the hold on it.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(crate) struct Held {
     /// When the broker stored it.
     pub(crate) stored: Time,
     pub(crate) headers: Headers,
-    pub(crate) options: JobHeaders,
+    pub(crate) options: JobOptions,
     /// Whose run it says it is, where nobody vouches for that.
     pub(crate) unvouched: Option<Box<Unvouched>>,
     pub(crate) payload: Bytes,

@@ -103,10 +103,20 @@ impl Lease {
     /// Where to settle, as of the latest delivery; `None` once the lease is lost.
     pub(crate) fn settle_at(&self, now: Instant) -> Option<AckSubject> {
         let state = self.state();
-        if self.has_run_out(&state, now) {
-            self.stop_under(&state, Stop::LeaseLost);
+        (!self.is_lost_under(&state, now)).then(|| state.ack.clone())
+    }
+
+    /// Whether another worker may hold the job.
+    pub(crate) fn is_lost_at(&self, now: Instant) -> bool {
+        self.is_lost_under(&self.state(), now)
+    }
+
+    /// It may have run out unnoticed, as where the whole process was halted.
+    fn is_lost_under(&self, state: &MutexGuard<'_, State>, now: Instant) -> bool {
+        if has_run_out(now.saturating_duration_since(state.renewed), self.ack_wait) {
+            self.stop_under(state, Stop::LeaseLost);
         }
-        (self.stopped() != Some(Stop::LeaseLost)).then(|| state.ack.clone())
+        self.stopped() == Some(Stop::LeaseLost)
     }
 
     /// Goes on by another delivery of the same job.
@@ -126,10 +136,6 @@ impl Lease {
         let mut state = self.state();
         state.ack = state.ack.to_nothing();
         state.is_gone = true;
-    }
-
-    fn has_run_out(&self, state: &State, now: Instant) -> bool {
-        has_run_out(now.saturating_duration_since(state.renewed), self.ack_wait)
     }
 
     /// Tells the handler to stop. The first reason stays, but a lost lease overrides it.

@@ -86,11 +86,15 @@ impl Leases {
         }
     }
 
-    pub(crate) fn release(&self, job: &Arc<Held>) {
-        if let Entry::Occupied(held) = self.all().entry(job.place())
-            && Arc::ptr_eq(held.get(), job)
-        {
-            held.remove();
+    /// Lets go of jobs, but for those that are held anew.
+    pub(crate) fn release<'a>(&self, jobs: impl IntoIterator<Item = &'a Arc<Held>>) {
+        let mut all = self.all();
+        for job in jobs {
+            if let Entry::Occupied(held) = all.entry(job.place())
+                && Arc::ptr_eq(held.get(), job)
+            {
+                held.remove();
+            }
         }
     }
 

@@ -355,6 +355,6 @@ impl Shared {
 
     /// Lets go of a job that is settled, or not ours any more.
     fn release(&self, work: &Work) {
-        self.leases.release(&work.job);
+        self.leases.release([&work.job]);
     }
 }

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use super::Shared;
 use super::job::Work;
-use super::settle::Word;
-use crate::broker::{Expect, Published};
+use crate::broker::{Expect, Published, Word};
 use crate::client::Age;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::JobCopy;

@@ -31,7 +31,7 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use super::health::Part;
 use super::pause::Pause;
-use crate::broker::{Broken, Delivery, Pulled, Puller, Stored, consumer_born};
+use crate::broker::{Broken, Delivery, Pulled, Puller, Stored, Word, consumer_born};
 use crate::client::{Copied, Due, Promotion};
 use crate::error::{Error, ErrorKind, Result};
 use crate::topology::DUE;
@@ -191,7 +191,9 @@ impl Promoter {
         }
         let hand_back = async {
             while let Pulled::Job(delivery) = self.puller.next().await {
-                if let Err(error) = delivery.ack.nak(&self.shared.conn, Duration::ZERO).await {
+                if let Err(error) =
+                    delivery.ack.say(&self.shared.conn, Word::Nak(Duration::ZERO)).await
+                {
                     tracing::debug!(%error, "a timer was not handed back");
                 }
             }
@@ -207,22 +209,22 @@ impl Shared {
     pub(super) async fn promote(&self, delivery: Delivery) -> Result<()> {
         let Delivery { subject, headers, payload, sequence, delivered, stored, ack, .. } = delivery;
         let copied = if delivered > 1 { Copied::Perhaps } else { Copied::Never };
-        let message = Stored { subject, sequence, headers, payload, stored: Some(stored) };
-        let subject = message.subject.clone();
+        let stored = Some(stored);
+        let message = Stored { subject: subject.to_string(), sequence, headers, payload, stored };
         let Some(due) = self.client.read_due(message) else {
-            tracing::warn!(subject, "what is due there is no job");
-            return ack.nak_confirmed(&self.conn, UNREADABLE).await;
+            tracing::warn!(%subject, "what is due there is no job");
+            return ack.say_surely(&self.conn, Word::Nak(UNREADABLE)).await;
         };
         let id = due.job.id.clone();
         let problem = match timeout(LIMIT, self.put_on_lane(due, copied)).await {
             // Acked for certain: a timer that came again after its run had been parked anew would
             // cost a look.
-            Ok(Ok(Promotion::Done)) => return ack.ack_confirmed(&self.conn).await,
+            Ok(Ok(Promotion::Done)) => return ack.say_surely(&self.conn, Word::Ack).await,
             Ok(Ok(Promotion::BeingMoved)) => {
                 tracing::debug!(job = %id, "what a timer was set from is still on its lane");
                 let times = u32::try_from(delivered).unwrap_or(u32::MAX);
                 let delay = SOURCE_IS_THERE.saturating_mul(times).min(SOURCE_STAYS);
-                return ack.nak_confirmed(&self.conn, delay).await;
+                return ack.say_surely(&self.conn, Word::Nak(delay)).await;
             }
             Ok(Ok(Promotion::KeptOut)) => {
                 "another job of its unique key is in the queue".to_owned()
@@ -232,7 +234,7 @@ impl Shared {
         };
         tracing::warn!(job = %id, problem, "a timer cannot be promoted yet");
         let delay = TRY_AGAIN + TRY_AGAIN_SPREAD.mul_f64(fastrand::f64());
-        ack.nak_confirmed(&self.conn, delay).await
+        ack.say_surely(&self.conn, Word::Nak(delay)).await
     }
 
     async fn put_on_lane(&self, due: Due, copied: Copied) -> Result<Promotion> {

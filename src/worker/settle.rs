@@ -24,7 +24,7 @@ use super::record::Entered;
 use super::steps::{Step, fill, steps};
 use super::together::{Completed, complete};
 use super::unsettled::{Tried, has_no_place};
-use crate::broker::{AckSubject, MAX_INGEST};
+use crate::broker::{MAX_INGEST, Word, say_each};
 use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::Settlement;
@@ -53,13 +53,6 @@ pub(super) struct ToSettle {
     pub(super) settlement: Settlement,
     /// When the attempt started; `None` if there was none.
     pub(super) started_at: Option<Time>,
-}
-
-/// What is left to tell the broker once everything is on record.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Word {
-    Ack,
-    Nak(Duration),
 }
 
 /// Of a job whose lease is lost nothing is said, whatever the word.
@@ -181,7 +174,7 @@ impl Shared {
     /// Tries again to put on record what became of a job, while it is ours.
     async fn record_at_last(&self, item: &ToSettle) -> Option<Word> {
         let mut pause = Pause::default();
-        while item.work.lease.settle_at(Instant::now()).is_some() {
+        while !item.work.lease.is_lost_at(Instant::now()) {
             sleep(pause.next()).await;
             match self.record(item).await {
                 Ok(word) => {
@@ -326,21 +319,20 @@ impl Shared {
         group.sort_unstable_by_key(|(item, _)| (item.work.lane, item.work.sequence));
         let mut words = Vec::with_capacity(group.len());
         let now = Instant::now();
-        for (item, word) in group {
+        for (item, word) in &*group {
             let ack = item.work.lease.settle_at(now);
-            self.release(&item.work);
             words.extend(ack.map(|ack| (item.work.lane, ack, *word)));
         }
+        self.leases.release(group.iter().map(|(item, _)| &item.work.job));
         let mut barriers = Vec::new();
         for of_lane in words.chunk_by(|(lane, ..), (next, ..)| lane == next) {
             let [plain @ .., (lane, last, last_word)] = of_lane else { continue };
-            for (_, ack, word) in plain {
-                if let Err(error) = self.say_plainly(ack, *word).await {
-                    tracing::debug!(%error, "an ack was not sent");
-                }
+            let before = plain.iter().map(|(_, ack, word)| (ack, *word));
+            if let Err(error) = say_each(&self.conn, before).await {
+                tracing::debug!(%error, "acks were not sent");
             }
             barriers.push(async move {
-                match self.say_surely(last, *last_word).await {
+                match last.say_surely(&self.conn, *last_word).await {
                     Ok(()) => {}
                     // That it was refused may have been lost among many refusals.
                     Err(error) if error.is_unknown() => {
@@ -352,19 +344,5 @@ impl Shared {
             });
         }
         join_all(barriers).await;
-    }
-
-    async fn say_plainly(&self, ack: &AckSubject, word: Word) -> Result<()> {
-        match word {
-            Word::Ack => ack.ack(&self.conn).await,
-            Word::Nak(delay) => ack.nak(&self.conn, delay).await,
-        }
-    }
-
-    async fn say_surely(&self, ack: &AckSubject, word: Word) -> Result<()> {
-        match word {
-            Word::Ack => ack.ack_confirmed(&self.conn).await,
-            Word::Nak(delay) => ack.nak_confirmed(&self.conn, delay).await,
-        }
     }
 }

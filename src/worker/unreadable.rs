@@ -15,7 +15,7 @@ use super::lease::Lease;
 use crate::broker::{AckSubject, Delivery, Stored, Unreadable};
 use crate::outcome::{BuryReason, Settlement};
 use crate::topology::DUE;
-use crate::wire::{ErrorInfo, JobHeaders, Reading, read_job};
+use crate::wire::{ErrorInfo, JobOptions, Reading, read_job};
 
 /// How many of the unsettled jobs are looked at, at each of some places.
 const LOOKS: u64 = 64;
@@ -107,7 +107,7 @@ impl Shared {
         };
         // In a queue that takes signed jobs alone, it cannot be who it says it is.
         let refused = Some((reason, String::new()));
-        let mut claim = Claim::new(key, JobHeaders::default(), refused);
+        let mut claim = Claim::new(key, JobOptions::default(), refused);
         if let Some(trusted) = &queue.trusted {
             claim = claim.vouched(trusted, &headers, &payload, sequence);
         }

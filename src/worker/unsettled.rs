@@ -5,9 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::health::{Part, TroubleKind, kind_of};
 use super::lanes::LaneId;
-use super::settle::{ToSettle, Word};
+use super::settle::ToSettle;
 use super::{QueueState, Shared};
-use crate::broker::AckSubject;
+use crate::broker::{AckSubject, Word};
 use crate::error::{Error, Result};
 use crate::outcome::Settlement;
 use crate::wire::RecordKind;

@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{Part, Reprovision, TroubleKind};
-use crate::broker::{Expect, Link};
+use crate::broker::{Expect, Link, Word};
 use crate::error::Result;
 use crate::wire::{Headers, RecordKind};
 use crate::worker::Shared;
@@ -220,7 +220,7 @@ impl Shared {
         let queue = &self.queues[lane.queue];
         let mut unsaid = queue.take_unsaid().into_iter();
         while let Some(ack) = unsaid.next() {
-            if let Err(error) = ack.ack(&self.conn).await {
+            if let Err(error) = ack.say(&self.conn, Word::Ack).await {
                 queue.keep_unsaid(once(ack).chain(unsaid));
                 return Err(error);
             }
