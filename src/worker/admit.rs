@@ -117,9 +117,12 @@ pub(crate) struct Candidate<'a> {
     pub(crate) stored: Time,
 }
 
-/// Decides about a job that nobody can have touched.
-pub(crate) fn admit_undisturbed(job: Candidate<'_>, now: Time) -> Admission {
-    not_now(job, now).unwrap_or(Admission::Run(Attempt::UNDISTURBED))
+/// Decides about a job that nobody can have touched. Most need no clock.
+pub(crate) fn admit_undisturbed(job: Candidate<'_>, now: impl FnOnce() -> Time) -> Admission {
+    let JobHeaders { run_after: None, expires_at: None, .. } = job.options else {
+        return not_now(job, now()).unwrap_or(Admission::Run(Attempt::UNDISTURBED));
+    };
+    Admission::Run(Attempt::UNDISTURBED)
 }
 
 /// Decides about a job with what is on record of it.
@@ -274,13 +277,16 @@ mod tests {
             expires_at: Some(at(120)),
             ..JobHeaders::default()
         };
-        assert_eq!(admit_undisturbed(job(&later), at(104)), not_yet(6, 0));
-        assert_eq!(admit_undisturbed(job(&later), at(110)), Admission::Run(Attempt::UNDISTURBED));
-        assert_eq!(admit_undisturbed(job(&later), at(120)), Admission::Expired);
+        assert_eq!(admit_undisturbed(job(&later), || at(104)), not_yet(6, 0));
+        assert_eq!(
+            admit_undisturbed(job(&later), || at(110)),
+            Admission::Run(Attempt::UNDISTURBED)
+        );
+        assert_eq!(admit_undisturbed(job(&later), || at(120)), Admission::Expired);
         let retried = History { used: 1, ..History::default() };
         assert!(matches!(admitted(&later, retried, 130), Admission::Run(_)));
         let hopeless = JobHeaders { expires_at: Some(at(105)), ..later };
-        assert_eq!(admit_undisturbed(job(&hopeless), at(101)), not_yet(4, 0));
+        assert_eq!(admit_undisturbed(job(&hopeless), || at(101)), not_yet(4, 0));
     }
 
     #[test]

@@ -54,7 +54,7 @@ impl Shared {
             let error = ErrorInfo::new(reason.as_str(), problem);
             Some((work, Admission::Bury { reason, error, attempts: 0 }))
         } else if is_undisturbed && trusted.is_none() {
-            match admit_undisturbed(work.as_candidate(), self.clock.at(work.received())) {
+            match admit_undisturbed(work.as_candidate(), || self.clock.at(work.received())) {
                 Admission::Run(_) if self.handlers.contains_key(&work.key.kind) => {
                     self.enter(work);
                     None

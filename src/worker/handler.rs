@@ -147,6 +147,9 @@ impl Handler {
         context: JobContext,
         around: &Arc<[Middleware]>,
     ) -> BoxFuture<Outcome> {
+        if around.is_empty() {
+            return (self.function)(payload, context);
+        }
         let next = Next { payload, function: self.function.clone(), around: around.clone(), at: 0 };
         next.run(context)
     }

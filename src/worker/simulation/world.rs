@@ -196,7 +196,7 @@ impl World {
         let Hold { options, sequence, stored, run, .. } = &hold;
         let job = Candidate { options, sequence: *sequence, stored: *stored };
         let admission = if sight.is_undisturbed(options) {
-            admit_undisturbed(job, self.broker.now)
+            admit_undisturbed(job, || self.broker.now)
         } else {
             admit(job, self.broker.records[*run].history(), &policy(), self.broker.now)
         };
