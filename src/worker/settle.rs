@@ -5,12 +5,14 @@
 //! waited for; then the acks go out, the last of each lane as a request, which the broker answers
 //! only after it has seen those before it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::poll;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,13 +20,14 @@ use tokio_util::task::TaskTracker;
 use super::Shared;
 use super::health::Part;
 use super::job::Work;
+use super::lanes::LaneId;
 use super::lease::Stop;
 use super::pause::Pause;
 use super::record::Entered;
 use super::steps::{Step, fill, steps};
 use super::together::{Completed, complete};
 use super::unsettled::{Tried, has_no_place};
-use crate::broker::{MAX_INGEST, Word, say_each};
+use crate::broker::{AckSubject, MAX_INGEST, Word, say_each};
 use crate::client::Fence;
 use crate::error::Result;
 use crate::outcome::Settlement;
@@ -55,6 +58,9 @@ pub(super) struct ToSettle {
     pub(super) started_at: Option<Time>,
 }
 
+/// What the broker is told of a delivery.
+pub(super) type Told = (LaneId, AckSubject, Word);
+
 /// Of a job whose lease is lost nothing is said, whatever the word.
 const NOT_SAID: Word = Word::Ack;
 
@@ -62,13 +68,15 @@ const NOT_SAID: Word = Word::Ack;
 #[derive(Debug)]
 pub(super) struct Settler {
     items: mpsc::Sender<ToSettle>,
+    /// Held while the acks of a group are sent.
+    turn: Mutex<()>,
     closed: CancellationToken,
 }
 
 impl Settler {
     pub(super) fn new() -> (Self, mpsc::Receiver<ToSettle>) {
         let (items, receiver) = mpsc::channel(QUEUE);
-        (Self { items, closed: CancellationToken::new() }, receiver)
+        (Self { items, turn: Mutex::new(()), closed: CancellationToken::new() }, receiver)
     }
 
     /// Nothing more is to come: what is queued is settled, and then settling ends.
@@ -315,7 +323,8 @@ impl Shared {
     /// The jobs are let go of first: one that is given back can be here again before the broker's
     /// answer is.
     async fn say(&self, group: &mut [(ToSettle, Word)]) {
-        // In the order of the stream: taking the first message off is what costs the broker least.
+        // In the order of the stream, one group after the other: taking the first message off is what costs
+        // the broker least.
         group.sort_unstable_by_key(|(item, _)| (item.work.lane, item.work.sequence));
         let mut words = Vec::with_capacity(group.len());
         let now = Instant::now();
@@ -324,25 +333,35 @@ impl Shared {
             words.extend(ack.map(|ack| (item.work.lane, ack, *word)));
         }
         self.leases.release(group.iter().map(|(item, _)| &item.work.job));
+        let turn = self.settler.turn.lock().await;
         let mut barriers = Vec::new();
         for of_lane in words.chunk_by(|(lane, ..), (next, ..)| lane == next) {
-            let [plain @ .., (lane, last, last_word)] = of_lane else { continue };
+            let [plain @ .., last] = of_lane else { continue };
             let before = plain.iter().map(|(_, ack, word)| (ack, *word));
             if let Err(error) = say_each(&self.conn, before).await {
                 tracing::debug!(%error, "acks were not sent");
             }
-            barriers.push(async move {
-                match last.say_surely(&self.conn, *last_word).await {
-                    Ok(()) => {}
-                    // That it was refused may have been lost among many refusals.
-                    Err(error) if error.is_unknown() => {
-                        let error = self.may_settle(*lane).await.err().unwrap_or(error);
-                        self.note_unsaid(*lane, of_lane, &error);
-                    }
-                    Err(error) => self.note_unsaid(*lane, of_lane, &error),
-                }
-            });
+            barriers.push(self.say_last(last, of_lane));
         }
-        join_all(barriers).await;
+        let mut confirmed = pin!(join_all(barriers));
+        // What is asked is sent when it is first polled.
+        let is_confirmed = poll!(confirmed.as_mut()).is_ready();
+        drop(turn);
+        if !is_confirmed {
+            confirmed.await;
+        }
+    }
+
+    /// Says the last word that is told of a lane, and waits until the broker has seen all of them.
+    async fn say_last(&self, (lane, ack, word): &Told, told: &[Told]) {
+        match ack.say_surely(&self.conn, *word).await {
+            Ok(()) => {}
+            // That it was refused may have been lost among many refusals.
+            Err(error) if error.is_unknown() => {
+                let error = self.may_settle(*lane).await.err().unwrap_or(error);
+                self.note_unsaid(*lane, told, &error);
+            }
+            Err(error) => self.note_unsaid(*lane, told, &error),
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::health::{Part, TroubleKind, kind_of};
 use super::lanes::LaneId;
-use super::settle::ToSettle;
+use super::settle::{ToSettle, Told};
 use super::{QueueState, Shared};
 use crate::broker::{AckSubject, Word};
 use crate::error::{Error, Result};
@@ -118,12 +118,7 @@ impl Shared {
     }
 
     /// The broker has not confirmed what it was told.
-    pub(super) fn note_unsaid(
-        &self,
-        lane: LaneId,
-        told: &[(LaneId, AckSubject, Word)],
-        error: &Error,
-    ) {
+    pub(super) fn note_unsaid(&self, lane: LaneId, told: &[Told], error: &Error) {
         if !error.is_permission() {
             return tracing::debug!(%error, "acks were not confirmed");
         }
