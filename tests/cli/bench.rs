@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use crate::support::{Mill, Running, messages, tidemill};
+use crate::support::{Mill, PATIENCE, Running, messages, tidemill};
 
 #[tokio::test]
 async fn a_broker_of_ones_own_is_measured_and_left_as_it_was() {
@@ -46,10 +46,12 @@ async fn an_interrupted_one_drains_its_worker_before_it_takes_its_queue_away() {
     let mill = Mill::start().await;
     let arguments = ["bench", "steady", "--connected", "--rate", "500", "--jobs", "1000000"];
     let mut bench = Running::start(mill.command(&arguments));
-    while messages(&mill, "TIDEMILL_RESULTS_bench").await < 100 {
-        assert!(!bench.has_ended(), "{}", bench.heard());
-        sleep(Duration::from_millis(20)).await;
-    }
+    let works = async {
+        while messages(&mill, "TIDEMILL_RESULTS_bench").await < 100 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(PATIENCE, works).await.expect("it works in time");
     bench.signal(Signal::INT);
     assert_eq!(bench.ended().code(), Some(130), "{}", bench.heard());
     assert_eq!(bench.heard(), "", "nothing went wrong");
