@@ -30,9 +30,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The most answers that are heard to one question to all.
 const MAX_GATHERED: usize = 10_000;
 
-/// How long a question goes without an answer until it is asked again. Any replica may be asked what
-/// a stream holds, also one whose server is frozen: the others count it in for minutes, and it gets every
-/// second or third of the questions.
+/// How long a question goes without an answer at most until it is asked again. Any replica may be asked
+/// what a stream holds, also one whose server is frozen: the others count it in for minutes, and it gets
+/// every second or third of the questions.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// A connection that restores itself. Clones share it; it ends with the last one.
@@ -233,7 +233,7 @@ impl Connection {
             async move { client.send_request(subject, request).await }
         };
         let is_lost = |error: &RequestError| error.kind() == RequestErrorKind::Other;
-        until_answered(|| self.answered(&subject, self.0.clients.outlive(ask, is_lost))).await
+        self.until_answered(|| self.answered(&subject, self.0.clients.outlive(ask, is_lost))).await
     }
 
     /// The same where the answer may be what kills the client: its successor is spared.
@@ -243,7 +243,24 @@ impl Connection {
         payload: Bytes,
     ) -> Result<Message> {
         let subject = subject.to_subject();
-        until_answered(|| self.request(subject.clone(), None, payload.clone())).await
+        self.until_answered(|| self.request(subject.clone(), None, payload.clone())).await
+    }
+
+    /// Asks anew from time to time, and whenever the connection is made anew, which loses what was on its
+    /// way, until one of the questions is answered.
+    async fn until_answered<F: Future>(&self, mut ask: impl FnMut() -> F) -> F::Output {
+        let mut epochs = self.epochs();
+        let pause = ASK_AGAIN.min(self.timeout() / 4);
+        let mut asked = FuturesUnordered::new();
+        loop {
+            asked.push(ask());
+            tokio::select! {
+                biased;
+                Some(answer) = asked.next() => return answer,
+                Ok(()) = epochs.changed() => {}
+                () = sleep(pause) => {}
+            }
+        }
     }
 
     /// Asks what gets several answers.
@@ -276,7 +293,7 @@ impl Connection {
         payload: Bytes,
     ) -> Result<(Option<Message>, Answers)> {
         let subject = subject.to_subject();
-        until_answered(|| async {
+        self.until_answered(|| async {
             let mut answers = self.request_many(subject.clone(), payload.clone()).await?;
             Ok((answers.next(self.timeout()).await?, answers))
         })
@@ -459,19 +476,6 @@ impl Answers {
             biased;
             answer = timeout(patience, self.messages.next()) => Ok(answer.ok().flatten()),
             error = self.conn.denied(&self.subject, self.asked) => Err(error),
-        }
-    }
-}
-
-/// Asks anew from time to time, until one of the questions is answered.
-async fn until_answered<F: Future>(mut ask: impl FnMut() -> F) -> F::Output {
-    let mut asked = FuturesUnordered::new();
-    loop {
-        asked.push(ask());
-        tokio::select! {
-            biased;
-            Some(answer) = asked.next() => return answer,
-            () = sleep(ASK_AGAIN) => {}
         }
     }
 }

@@ -133,18 +133,18 @@ impl Fetcher {
         self.finish().await;
     }
 
-    /// Opens a pull for what the lane has room for, unless one is open.
+    /// Opens a pull for what the lane has room for, unless one is open. If it cannot be sent, nothing else
+    /// would have it tried again.
     async fn ask(&mut self) {
-        if self.puller.is_open() {
-            return;
-        }
-        let count = self.shared.ask(self.lane);
-        if count == 0 {
-            return;
-        }
-        if let Err(error) = self.puller.pull(count).await {
-            self.shared.give_up(self.lane, count);
-            self.broken(Broken::Unsent(error)).await;
+        while !self.puller.is_open() && !self.shared.stop_fetching.is_cancelled() {
+            let count = self.shared.ask(self.lane);
+            if count == 0 {
+                return;
+            }
+            if let Err(error) = self.puller.pull(count).await {
+                self.shared.give_up(self.lane, count);
+                self.broken(Broken::Unsent(error)).await;
+            }
         }
     }
 

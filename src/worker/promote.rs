@@ -105,11 +105,10 @@ impl Promoter {
 
     /// Keeps a pull open.
     async fn ask(&mut self) {
-        if self.puller.is_open() {
-            return;
-        }
-        if let Err(error) = self.puller.pull(BATCH).await {
-            self.broken(Broken::Unsent(error)).await;
+        while !self.puller.is_open() && !self.shared.stop_fetching.is_cancelled() {
+            if let Err(error) = self.puller.pull(BATCH).await {
+                self.broken(Broken::Unsent(error)).await;
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use super::health::Part;
 use super::job::{Attempt, Held, Work};
 use super::lanes::LaneId;
 use super::lease::Lease;
+use super::pause::Pause;
 use crate::broker::{AckSubject, Delivery, Stored, Unreadable};
 use crate::outcome::{BuryReason, Settlement};
 use crate::topology::DUE;
@@ -63,6 +64,7 @@ impl Shared {
         }
     }
 
+    /// Looks until it could, or somebody else does so after a newer connection.
     async fn look(
         &self,
         part: Part,
@@ -70,20 +72,33 @@ impl Shared {
         consumer: &str,
         last_here: u64,
     ) -> Vec<Unreadable> {
-        let looking = self.conn.unreadable(stream, consumer, last_here, LOOKS);
-        match timeout(LIMIT, looking).await {
-            Ok(Ok(found)) => {
-                self.supervision.clear(part);
-                found
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(stream, consumer, %error, "what is unsettled was not looked at");
-                if error.is_permission() {
-                    self.supervision.report(part, &error);
+        let mut epochs = self.conn.epochs();
+        let mut pause = Pause::default();
+        loop {
+            let looking = self.conn.unreadable(stream, consumer, last_here, LOOKS);
+            match timeout(LIMIT, looking).await {
+                Ok(Ok(found)) => {
+                    self.supervision.clear(part);
+                    return found;
                 }
-                Vec::new()
+                Ok(Err(error)) => {
+                    tracing::debug!(stream, consumer, %error, "what is unsettled was not looked at");
+                    if error.is_permission() {
+                        self.supervision.report(part, &error);
+                    }
+                    if error.is_permission() || error.is_not_found() {
+                        return Vec::new();
+                    }
+                }
+                Err(_) => {
+                    tracing::debug!(stream, consumer, "looking at what is unsettled took long")
+                }
             }
-            Err(_) => Vec::new(),
+            tokio::select! {
+                () = self.stop_fetching.cancelled() => return Vec::new(),
+                _ = epochs.changed() => return Vec::new(),
+                () = sleep(pause.next()) => {}
+            }
         }
     }
 

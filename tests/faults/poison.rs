@@ -13,7 +13,7 @@ use proptest::test_runner::TestRunner;
 use tidemill::embedded::Broker;
 use tidemill::{
     Client, ConnectOptions, DeadLetter, Handler, JobContext, JobError, JobFilter, JobId, JobInfo,
-    NewJob, Queue, RetryPolicy, Running, Status, TroubleKind, Worker,
+    NewJob, Priority, Queue, RetryPolicy, Running, Status, TroubleKind, Worker,
 };
 
 use crate::support::load::is_empty;
@@ -210,6 +210,34 @@ async fn what_is_asked_while_the_client_dies_is_answered() {
     tokio::join!(ask(), ask(), kill);
     is_empty(&mill.nats().await).await;
     running.drain().await;
+}
+
+/// 24. The client dies at moments at which lanes are about to ask for jobs, as they all are when a worker
+/// starts: each asks again.
+#[tokio::test]
+async fn lanes_that_cannot_ask_while_the_client_dies_ask_again() {
+    const QUEUES: usize = 8;
+    const STARTS: u64 = 4;
+    let mill = short_mill(Sync::Lazy).await;
+    let names = (0..QUEUES).map(|n| Queue::new(format!("q{n}")).expect("valid"));
+    let queues: Vec<Queue> = names.collect();
+    for queue in &queues {
+        mill.client.ensure_queue(queue).await.expect("made");
+    }
+    for n in 0..STARTS {
+        let bad = |queue| format!("tidemill.jobs.{queue}.high.numbered.bad-{n}").into_bytes();
+        publish_raw(&mill.broker, queues.iter().map(|queue| (bad(queue), panics()))).await;
+        let worker = mill.worker().handle(|_: Numbered, _| async { Ok::<_, JobError>(()) });
+        let worker = queues.iter().fold(worker, |worker, queue| worker.queue(queue.as_str()));
+        let running = worker.build().expect("valid").start().await.expect("starts");
+        let lanes = queues.iter().flat_map(|queue| Priority::ALL.map(|priority| (queue, priority)));
+        let good = lanes.map(|(queue, lane)| NewJob::new(&numbered(n)).queue(queue).priority(lane));
+        for job in mill.client.enqueue_many(good).await {
+            let done = job.expect("stored").completion_within(GAP).await.expect("not held up");
+            assert_eq!((done.status, done.attempt), (Status::Done, 1), "{done:?}");
+        }
+        running.drain().await;
+    }
 }
 
 /// 24. Hundreds of them, among jobs that run already: all are buried, and no job is charged an attempt.
