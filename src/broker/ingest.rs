@@ -247,7 +247,7 @@ impl SentBatch {
         let Some(ways) = all.get_mut(&self.stream) else { return };
         match ended {
             Ingested::Stored(count) if count == self.messages => {
-                ways.took(self.way, count, self.asked.elapsed());
+                ways.took(self.way, count, self.asked, Instant::now());
             }
             Ingested::Stored(_) => ways.failed(self.way),
             Ingested::Refused => {
