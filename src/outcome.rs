@@ -36,7 +36,7 @@ pub const MAX_SNOOZES: u32 = 1000;
 #[derive(Debug)]
 pub struct JobError {
     verdict: Verdict,
-    info: ErrorInfo,
+    info: Box<ErrorInfo>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ enum Verdict {
 
 impl JobError {
     fn with(verdict: Verdict, kind: &str, message: impl fmt::Display) -> Self {
-        Self { verdict, info: ErrorInfo::new(kind, message.to_string()) }
+        Self { verdict, info: Box::new(ErrorInfo::new(kind, message.to_string())) }
     }
 
     /// A failed attempt: retried by the policy, buried when the attempts are used up.
@@ -191,11 +191,11 @@ pub(crate) enum Settlement {
     /// Done.
     Complete { result: Option<Box<RawValue>> },
     /// Failed: to be tried again after `delay`.
-    Retry { delay: Duration, error: ErrorInfo },
+    Retry { delay: Duration, error: Box<ErrorInfo> },
     /// Put off by its handler.
     Snooze { delay: Duration, snoozes: u32 },
     /// Not to be tried again.
-    Bury { reason: BuryReason, error: ErrorInfo },
+    Bury { reason: BuryReason, error: Box<ErrorInfo> },
     /// Not wanted any more.
     Cancel { reason: String },
     /// Not started in time.

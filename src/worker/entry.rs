@@ -97,7 +97,8 @@ impl Shared {
             }
             Admission::Expired => self.turn_down(work, Settlement::Expire, 0).await,
             Admission::Bury { reason, error, attempts } => {
-                self.turn_down(work, Settlement::Bury { reason, error }, attempts).await;
+                self.turn_down(work, Settlement::Bury { reason, error: Box::new(error) }, attempts)
+                    .await;
             }
         }
     }

@@ -158,7 +158,7 @@ async fn bury_unopened(shared: &Shared, mut work: Work, problem: String) {
     work.attempt.number = work.attempt.number.saturating_sub(1);
     let reason = BuryReason::Unsealable;
     let error = ErrorInfo::new(reason.as_str(), problem);
-    shared.settle(work, Settlement::Bury { reason, error }).await;
+    shared.settle(work, Settlement::Bury { reason, error: Box::new(error) }).await;
 }
 
 async fn run(

@@ -216,11 +216,11 @@ impl Recorder {
 
     /// The completion as JSON, without its result if that makes it larger than a message may be.
     fn fit(&self, completion: &mut Completion) -> Result<Bytes> {
-        let limit = self.conn.max_payload().saturating_sub(RECORD_HEADROOM_BYTES);
+        let limit = || self.conn.max_payload().saturating_sub(RECORD_HEADROOM_BYTES);
         let plain = completion.result.as_ref().map_or(0, |result| result.get().len());
         let sealed = completion.result_sealed.as_ref().map_or(0, String::len);
         let result_bytes = plain.max(sealed);
-        if result_bytes >= limit {
+        if result_bytes > 0 && result_bytes >= limit() {
             (completion.result, completion.result_sealed) = (None, None);
             completion.result_omitted = Some(result_bytes as u64);
         }

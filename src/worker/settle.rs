@@ -99,7 +99,7 @@ pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>
     let tasks = TaskTracker::new();
     let mut next_group = Instant::now();
     loop {
-        let mut group = Vec::new();
+        let mut group = Vec::with_capacity(GROUP);
         tokio::select! {
             biased;
             _ = items.recv_many(&mut group, GROUP) => {}
@@ -284,7 +284,7 @@ impl Shared {
             }
             Settlement::Bury { reason, error } => {
                 completion.reason = Some(reason.as_str().to_owned());
-                completion.error = Some(error.clone());
+                completion.error = Some((**error).clone());
             }
             Settlement::Retry { .. }
             | Settlement::Snooze { .. }

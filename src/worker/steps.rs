@@ -44,14 +44,14 @@ pub(super) fn fill(entry: &mut AttemptRecord, settlement: &Settlement, now: Time
     match settlement {
         Settlement::Retry { delay, error } => {
             entry.retry_at = Some(time::after(now, *delay));
-            entry.error = Some(error.clone());
+            entry.error = Some((**error).clone());
         }
         Settlement::Snooze { delay, snoozes } => {
             entry.retry_at = Some(time::after(now, *delay));
             entry.snoozes = *snoozes;
         }
         Settlement::Bury { reason, error } => {
-            entry.error = Some(error.clone());
+            entry.error = Some((**error).clone());
             entry.reason = Some(reason.as_str().to_owned());
         }
         Settlement::Complete { .. }

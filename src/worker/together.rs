@@ -20,16 +20,26 @@ pub(super) struct Completed {
 
 /// Stores what can be stored together.
 pub(super) async fn complete(recorder: &Recorder, group: Vec<ToSettle>) -> Completed {
-    let mut completed = Completed::default();
-    let (nothing_to_store, mut left): (Vec<_>, Vec<_>) =
-        group.into_iter().partition(|item| matches!(item.settlement, Settlement::Forget));
-    completed.stored = nothing_to_store;
+    let (stored, mut left) = split(group, |item| matches!(item.settlement, Settlement::Forget));
+    let mut completed = Completed { stored, rest: Vec::new() };
     while let Some(queue) = left.first().map(|item| item.work.lane.queue) {
-        let (of_queue, others) = left.into_iter().partition(|item| item.work.lane.queue == queue);
+        let (of_queue, others) = split(left, |item| item.work.lane.queue == queue);
         left = others;
         complete_of(recorder, queue, of_queue, &mut completed).await;
     }
     completed
+}
+
+/// Those that are so and those that are not. Where all of a group are alike, none is moved.
+fn split<T>(mut group: Vec<T>, is_so: impl Fn(&T) -> bool) -> (Vec<T>, Vec<T>) {
+    match group.iter().position(|item| !is_so(item)) {
+        None => (group, Vec::new()),
+        Some(0) if !group.iter().any(&is_so) => (Vec::new(), group),
+        Some(_) => {
+            let so = group.extract_if(.., |item| is_so(item)).collect();
+            (so, group)
+        }
+    }
 }
 
 async fn complete_of(
@@ -38,8 +48,8 @@ async fn complete_of(
     group: Vec<ToSettle>,
     completed: &mut Completed,
 ) {
-    let (done, others): (Vec<_>, Vec<_>) =
-        group.into_iter().partition(|item| matches!(item.settlement, Settlement::Complete { .. }));
+    let (done, others) =
+        split(group, |item| matches!(item.settlement, Settlement::Complete { .. }));
     completed.rest.extend(others);
     if done.len() < FEWEST {
         return completed.rest.extend(done);

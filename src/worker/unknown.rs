@@ -73,7 +73,7 @@ impl Shared {
             );
             Settlement::Bury {
                 reason: BuryReason::UnknownKind,
-                error: ErrorInfo::new("unknown_kind", message),
+                error: Box::new(ErrorInfo::new("unknown_kind", message)),
             }
         } else {
             let delay = release_delay(self.unknown_kind_grace, fastrand::f64());

@@ -38,7 +38,7 @@ impl Shared {
             let Some((work, reason)) = self.take_unread(lane, ack_wait, message) else { continue };
             tracing::warn!(job = %work.key.id, sequence, flaw, "cannot be read; buried");
             let error = ErrorInfo::new(reason.as_str(), format!("it cannot be read: {flaw}"));
-            self.settle(work, Settlement::Bury { reason, error }).await;
+            self.settle(work, Settlement::Bury { reason, error: Box::new(error) }).await;
         }
     }
 

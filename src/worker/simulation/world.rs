@@ -215,7 +215,7 @@ impl World {
                 if is_used_up && self.harm == Harm::Mild {
                     assert_eq!(spent, policy().max_attempts(), "buried by what it used");
                 }
-                (attempts, Settlement::Bury { reason, error })
+                (attempts, Settlement::Bury { reason, error: Box::new(error) })
             }
         };
         hold.attempt.number = attempts;
