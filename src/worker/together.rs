@@ -10,7 +10,6 @@ use crate::outcome::Settlement;
 const FEWEST: usize = 2;
 
 /// A group, of which some are completed.
-#[derive(Default)]
 pub(super) struct Completed {
     /// Their completions are stored, or none is wanted.
     pub(super) stored: Vec<ToSettle>,
