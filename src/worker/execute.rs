@@ -39,8 +39,7 @@ enum Ended {
 }
 
 /// An attempt that may begin.
-struct Begun<'s> {
-    handler: &'s Handler,
+struct Begun {
     work: Work,
     payload: Bytes,
     started_at: Time,
@@ -48,8 +47,18 @@ struct Begun<'s> {
 
 /// Runs one attempt and queues what becomes of its job; `now` is when it was taken into its slot. Returns
 /// when the handler was through with it.
-pub(super) async fn attempt(shared: &Shared, work: Work, now: Instant) -> Instant {
-    let Some(Begun { handler, work, payload, started_at }) = begin(shared, work, now).await else {
+pub(super) async fn attempt(
+    shared: &Shared,
+    handler: Option<&Handler>,
+    work: Work,
+    now: Instant,
+) -> Instant {
+    let Some(handler) = handler else {
+        // Admission lets through only kinds that are registered.
+        shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
+        return now;
+    };
+    let Some(Begun { work, payload, started_at }) = begin(shared, work, now).await else {
         return Instant::now();
     };
     let span = tracing::info_span!(
@@ -71,12 +80,7 @@ pub(super) async fn attempt(shared: &Shared, work: Work, now: Instant) -> Instan
 
 /// Announces an attempt where it has to be; `None` where it is not to be run, and that is settled. What
 /// is rare is boxed: it takes ten times the room of the rest.
-async fn begin(shared: &Shared, mut work: Work, now: Instant) -> Option<Begun<'_>> {
-    let Some(handler) = shared.handlers.get(&work.key.kind) else {
-        // Admission lets through only kinds that are registered.
-        shared.settle(work, Settlement::Release { delay: UNRECORDED_DELAY }).await;
-        return None;
-    };
+async fn begin(shared: &Shared, mut work: Work, now: Instant) -> Option<Begun> {
     // In this order, so that whoever cancels finds it running or is found by it.
     let started_at = shared.clock.at(now);
     work.lease.runs(work.attempt.number, started_at);
@@ -103,7 +107,7 @@ async fn begin(shared: &Shared, mut work: Work, now: Instant) -> Option<Begun<'_
     if work.attempt.announce {
         work = Box::pin(announce(shared, work, started_at)).await?;
     }
-    Some(Begun { handler, work, payload, started_at })
+    Some(Begun { work, payload, started_at })
 }
 
 /// Writes down that an attempt starts; `None` where it is not to be run, and that is settled.

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::brief::Brevity;
 use super::context::JobContext;
 use super::panic;
 use crate::error::Result;
@@ -36,6 +37,7 @@ pub struct Handler {
     pub(super) timeout: Duration,
     pub(super) policy: RetryPolicy,
     pub(super) done: WhenDone,
+    pub(super) brevity: Arc<Brevity>,
 }
 
 /// What is left of a job that is done.
@@ -108,6 +110,7 @@ impl Handler {
             timeout: DEFAULT_TIMEOUT,
             policy: RetryPolicy::default(),
             done: WhenDone::IsRecorded,
+            brevity: Arc::default(),
         }
     }
 

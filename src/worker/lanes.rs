@@ -37,7 +37,8 @@ pub(crate) struct Lanes {
     /// Slots that have somebody to run jobs in them.
     manned: usize,
     busy: usize,
-    /// Whether somebody was called to look for a job and has not looked yet.
+    /// Whether somebody was called to look for a job and has not looked yet, or is about to look without
+    /// being called.
     is_called: bool,
     /// Whether no job is to be started any more.
     is_closed: bool,
@@ -255,8 +256,9 @@ impl Lanes {
         (self.refillable(now), self.call())
     }
 
-    /// Takes out what came in before `oldest` and has not been started.
-    pub(crate) fn take_stale(&mut self, oldest: Instant) -> Vec<Work> {
+    /// Takes out what came in before `oldest` and has not been started; who is to look for the rest, where
+    /// whoever was about to look is kept from it.
+    pub(crate) fn sweep(&mut self, oldest: Instant) -> (Vec<Work>, Call) {
         let mut stale = Vec::new();
         for id in self.ids() {
             let buffer = &mut self.lane(id).buffer;
@@ -264,7 +266,8 @@ impl Lanes {
                 stale.extend(buffer.pop_front());
             }
         }
-        stale
+        self.is_called = false;
+        (stale, self.call())
     }
 
     /// Takes out everything.

@@ -4,6 +4,7 @@
 
 mod admit;
 mod arrive;
+mod brief;
 mod builder;
 mod catch_up;
 mod context;
@@ -29,6 +30,7 @@ mod running;
 mod settle;
 #[cfg(test)]
 mod simulation;
+mod slot;
 mod steps;
 mod stuck;
 mod timing;
@@ -38,13 +40,10 @@ mod unreadable;
 mod unsettled;
 
 use std::collections::HashMap;
-use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::task::coop::consume_budget;
-use tokio::task::yield_now;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -62,7 +61,7 @@ use self::control::CancelledRuns;
 use self::handler::Middleware;
 use self::health::Supervision;
 use self::job::Work;
-use self::lanes::{Call, LaneId, Lanes, MAX_BUFFERED_FOR};
+use self::lanes::{LaneId, Lanes, MAX_BUFFERED_FOR};
 use self::leases::Leases;
 use self::record::Recorder;
 use self::settle::Settler;
@@ -79,10 +78,6 @@ use crate::topology::StreamNames;
 
 /// How often buffers are searched for jobs that lie too long.
 const SWEEP_EVERY: Duration = Duration::from_millis(250);
-
-/// An attempt that took so long may have kept its thread from others, and so long.
-const SLOW: Duration = Duration::from_millis(1);
-const LONG: Duration = Duration::from_millis(10);
 
 /// A set of handlers for some queues, ready to work. Start as many, on as many machines, as it
 /// takes: they share the work, and none needs a name or an order.
@@ -217,43 +212,7 @@ impl Worker {
     }
 }
 
-/// Whether a slot counts as one that runs a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
-    Free,
-    Busy,
-}
-
-/// A job that was taken into a slot.
-struct Taken {
-    work: Work,
-    /// Who was called to look for another.
-    called: Call,
-    at: Instant,
-}
-
-/// Runs one job after the other in a slot, until fetching stops.
-async fn work_in_slot(shared: Arc<Shared>) {
-    // Whom this slot wakes may only run when it lets go of its thread. So it does after an attempt that
-    // may have kept it, and even before one where the last kept it for long.
-    let (mut slot, mut took) = (Slot::Free, Duration::ZERO);
-    while let Some(Taken { work, called, at: mut started }) = shared.next_work(slot).await {
-        if took >= LONG && called != Call::Nobody {
-            yield_now().await;
-            started = Instant::now();
-        }
-        let ended = execute::attempt(&shared, work, started).await;
-        (slot, took) = (Slot::Busy, ended.saturating_duration_since(started));
-        if took >= SLOW {
-            yield_now().await;
-        } else {
-            // Jobs that are over at once must not keep the rest of the program from running.
-            consume_budget().await;
-        }
-    }
-}
-
-/// Hands back what has lain in a buffer for too long.
+/// Hands back what has lain in a buffer for too long, and has the rest looked for.
 async fn sweep(shared: Arc<Shared>, ack_wait: Duration, end: CancellationToken) {
     let longest = MAX_BUFFERED_FOR.min(ack_wait / 3);
     let mut ticks = interval(SWEEP_EVERY);
@@ -264,7 +223,8 @@ async fn sweep(shared: Arc<Shared>, ack_wait: Duration, end: CancellationToken) 
             _ = ticks.tick() => {}
         }
         let Some(oldest) = Instant::now().checked_sub(longest) else { continue };
-        let stale = shared.lanes().take_stale(oldest);
+        let (stale, call) = shared.lanes().sweep(oldest);
+        shared.call(call);
         for work in stale {
             shared.settle(work, Settlement::Release { delay: Duration::ZERO }).await;
         }
@@ -314,43 +274,6 @@ impl Shared {
             self.room(lane).notify_one();
         }
         self.call(call);
-    }
-
-    /// Has somebody look for a job. Each who finds one calls the next, so that no call is lost where
-    /// several jobs come in before the first who is called looks.
-    fn call(self: &Arc<Self>, call: Call) {
-        match call {
-            Call::Nobody => {}
-            Call::Waiting => self.has_work.notify_one(),
-            Call::New => drop(self.tasks.spawn(work_in_slot(self.clone()))),
-        }
-    }
-
-    /// Frees a slot, and waits for the next job in it; `None` when fetching has stopped.
-    async fn next_work(self: &Arc<Self>, mut slot: Slot) -> Option<Taken> {
-        loop {
-            let at = Instant::now();
-            let picked = {
-                let mut lanes = self.lanes();
-                if mem::replace(&mut slot, Slot::Free) == Slot::Busy {
-                    lanes.free_slot(at);
-                }
-                lanes.pick(at)
-            };
-            for lane in picked.refill {
-                self.room(lane).notify_one();
-            }
-            self.call(picked.call);
-            if let Some(work) = picked.work {
-                // It may have come in since the clock was read, and starts no earlier than that.
-                let at = at.max(work.received());
-                return Some(Taken { work, called: picked.call, at });
-            }
-            tokio::select! {
-                () = self.stop_fetching.cancelled() => return None,
-                () = self.has_work.notified() => {}
-            }
-        }
     }
 
     /// Lets go of a job that is settled, or not ours any more.

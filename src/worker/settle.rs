@@ -5,14 +5,17 @@
 //! waited for; then the acks go out, the last of each lane as a request, which the broker answers
 //! only after it has seen those before it.
 
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::poll;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _, poll};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,7 +42,7 @@ const QUEUE: usize = 1024;
 
 /// The largest group, and how many groups are under way at once.
 const GROUP: usize = MAX_INGEST;
-const GROUPS_AT_ONCE: usize = 8;
+const GROUPS_AT_ONCE: usize = 16;
 
 /// Groups of fewer set out this far apart, so that what a group costs is shared by more jobs; one that
 /// ends alone is settled at once.
@@ -94,44 +97,72 @@ impl Settler {
 }
 
 /// Settles what comes until nothing more is to come, and then what is still under way.
-pub(super) async fn run(shared: Arc<Shared>, mut items: mpsc::Receiver<ToSettle>) {
-    let at_once = Arc::new(Semaphore::new(GROUPS_AT_ONCE));
+///
+/// All groups are driven by this one task: each as a task of its own had them, and the jobs in them,
+/// wander from one processor to the other.
+pub(super) async fn run(shared: Arc<Shared>, items: mpsc::Receiver<ToSettle>) {
     let tasks = TaskTracker::new();
-    let mut next_group = Instant::now();
+    let mut groups = Groups::new(items);
+    let mut under_way = FuturesUnordered::new();
     loop {
-        let mut group = Vec::with_capacity(GROUP);
+        let has_room = under_way.len() < GROUPS_AT_ONCE;
         tokio::select! {
             biased;
-            _ = items.recv_many(&mut group, GROUP) => {}
-            () = shared.settler.closed.cancelled() => items.close(),
+            Some(ended) = under_way.next() => note_panic(ended),
+            group = groups.next(&shared.settler.closed), if has_room => match group {
+                // What fails in one group must not end the others.
+                Some(group) => under_way.push(
+                    AssertUnwindSafe(settle_group(&shared, group, &tasks)).catch_unwind(),
+                ),
+                None => break,
+            },
         }
-        if group.is_empty() {
-            if items.is_closed() && items.is_empty() {
-                break;
-            }
-            continue;
-        }
-        gather(&mut items, &mut group, next_group).await;
-        let Ok(turn) = at_once.clone().acquire_owned().await else { break };
-        next_group = Instant::now() + APART;
-        let (shared, later) = (shared.clone(), tasks.clone());
-        tasks.spawn(async move {
-            settle_group(&shared, group, &later).await;
-            drop(turn);
-        });
     }
+    under_way.for_each(async |ended| note_panic(ended)).await;
     tasks.close();
     tasks.wait().await;
 }
 
-/// Adds to a group until it is its turn, or worth its while.
-async fn gather(items: &mut mpsc::Receiver<ToSettle>, group: &mut Vec<ToSettle>, until: Instant) {
-    while group.len() < WORTHWHILE && Instant::now() < until {
-        tokio::select! {
-            biased;
-            count = items.recv_many(group, GROUP - group.len()) => if count == 0 { return },
-            () = sleep_until(until) => return,
+fn note_panic(ended: thread::Result<()>) {
+    if ended.is_err() {
+        tracing::error!("settling panicked: some jobs stay with this worker until it ends");
+    }
+}
+
+/// What is to be settled, in groups.
+struct Groups {
+    items: mpsc::Receiver<ToSettle>,
+    /// Gathered so far.
+    group: Vec<ToSettle>,
+    /// When the next may set out, if it is worth less.
+    next_at: Instant,
+}
+
+impl Groups {
+    fn new(items: mpsc::Receiver<ToSettle>) -> Self {
+        Self { items, group: Vec::with_capacity(GROUP), next_at: Instant::now() }
+    }
+
+    /// The next group; `None` once all is taken and nothing more is to come. Nothing is lost where it is
+    /// dropped before its end.
+    async fn next(&mut self, closed: &CancellationToken) -> Option<Vec<ToSettle>> {
+        let Self { items, group, next_at } = self;
+        while group.is_empty() {
+            tokio::select! {
+                biased;
+                count = items.recv_many(group, GROUP) => if count == 0 { return None },
+                () = closed.cancelled() => items.close(),
+            }
         }
+        while group.len() < WORTHWHILE && Instant::now() < *next_at {
+            tokio::select! {
+                biased;
+                count = items.recv_many(group, GROUP - group.len()) => if count == 0 { break },
+                () = sleep_until(*next_at) => break,
+            }
+        }
+        *next_at = Instant::now() + APART;
+        Some(std::mem::replace(group, Vec::with_capacity(GROUP)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidemill::{JobContext, JobError, NewJob, Status};
 
@@ -120,3 +120,33 @@ async fn handlers_that_keep_their_threads_run_beside_each_other() {
     assert!(most.load(Ordering::SeqCst) >= 3, "{most:?} of four threads");
     running.drain().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_job_that_keeps_its_thread_among_brief_ones_does_not_keep_them_waiting() {
+    let mill = Mill::start().await;
+    let handler = |job: Numbered, _: JobContext| async move {
+        if job.n == BLOCKS {
+            std::thread::sleep(Duration::from_secs(4));
+        }
+        Ok::<_, JobError>(())
+    };
+    let worker = mill.worker().concurrency(8).handle(handler).build().expect("valid");
+    let running = worker.start().await.expect("starts");
+    // Whoever works jobs of this kind has come to expect that they are over at once.
+    for job in mill.client.enqueue_many((1..2000).map(numbered)).await {
+        assert_eq!(completion(&job.expect("stored")).await.status, Status::Done);
+    }
+    let jobs = std::iter::once(BLOCKS).chain(3000..3050).map(numbered);
+    let mut stored =
+        mill.client.enqueue_many(jobs).await.into_iter().map(|job| job.expect("stored"));
+    let (blocks, started) = (stored.next().expect("the first"), Instant::now());
+    for job in stored {
+        assert_eq!(completion(&job).await.status, Status::Done);
+    }
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(completion(&blocks).await.status, Status::Done);
+    running.drain().await;
+}
+
+/// The number of the job that keeps its thread.
+const BLOCKS: u64 = 0;
