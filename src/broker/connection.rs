@@ -22,6 +22,7 @@ use super::careful::Breakers;
 use super::deaf;
 use super::events::{Denials, Events, Link};
 use super::failure;
+use super::given::Given;
 use super::ingest::Ingest;
 use super::options::ConnectOptions;
 use super::renew::{self, Clients, Messages, OneClient};
@@ -346,7 +347,8 @@ impl Connection {
         let sending = async {
             let mut client = self.client();
             for (subject, payload) in messages {
-                if client.publish(subject.clone(), payload.clone()).await.is_err() {
+                let given = Given::new(subject.clone());
+                if client.publish(given, payload.clone()).await.is_err() {
                     // Whether it has died, and has a successor for the rest too.
                     self.publish(subject.clone(), payload).await?;
                     client = self.client();

@@ -29,6 +29,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::api::ApiError;
 use super::connection::Connection;
+use super::given::Given;
 use super::publish::{BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Expect, header_map};
 use super::renew::Messages;
 use super::way::{Way, Ways};
@@ -165,15 +166,18 @@ impl Connection {
 
     async fn send_to_ingest(&self, to: &str, messages: Vec<IngestMessage>) -> Option<()> {
         let (client, last) = (self.client(), messages.len());
+        let before_number = format!("{to}.{FLOW}.fail.");
         for (number, message) in (1..).zip(messages) {
             let operation = match number {
                 _ if number == last => Operation::Commit,
                 1 => Operation::Start,
                 _ => Operation::Append,
             };
-            let mut reply = String::with_capacity(to.len() + 24);
-            let _ = write!(reply, "{to}.{FLOW}.fail.{number}.{}.$FI", operation as u8);
+            let mut reply = String::with_capacity(before_number.len() + "250.0.$FI".len());
+            reply.push_str(&before_number);
+            let _ = write!(reply, "{number}.{}.$FI", operation as u8);
             let IngestMessage { subject, headers, payload } = message;
+            let (subject, reply) = (Given::new(subject), Given::new(reply));
             match headers {
                 Some(headers) => {
                     client.publish_with_reply_and_headers(subject, reply, headers, payload).await

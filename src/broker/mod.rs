@@ -13,6 +13,7 @@ mod dial;
 mod events;
 mod examine;
 mod failure;
+mod given;
 mod ingest;
 mod jwt;
 mod manage;

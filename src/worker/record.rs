@@ -279,7 +279,8 @@ fn to_json(record: &impl serde::Serialize) -> Result<Bytes> {
     serde_json::to_writer(&mut json, record).map_err(|error| {
         Error::new(ErrorKind::Broker, "a record does not serialize").because(error)
     })?;
-    Ok(json.into())
+    // Of its exact length, so that it is one allocation.
+    Ok(json.into_boxed_slice().into())
 }
 
 /// JSON on one line of ASCII, as a header value has to be.

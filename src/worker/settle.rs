@@ -44,9 +44,8 @@ const QUEUE: usize = 1024;
 const GROUP: usize = MAX_INGEST;
 const GROUPS_AT_ONCE: usize = 16;
 
-/// Groups of fewer set out this far apart, so that what a group costs is shared by more jobs; one that
-/// ends alone is settled at once.
-const WORTHWHILE: usize = 64;
+/// Groups that are not full set out this far apart, so that what a group costs is shared by more jobs;
+/// one that ends alone is settled at once.
 const APART: Duration = Duration::from_millis(1);
 
 /// A job whose dead letter finds no room is given back for this long.
@@ -134,7 +133,7 @@ struct Groups {
     items: mpsc::Receiver<ToSettle>,
     /// Gathered so far.
     group: Vec<ToSettle>,
-    /// When the next may set out, if it is worth less.
+    /// When the next may set out, if it is not full.
     next_at: Instant,
 }
 
@@ -154,7 +153,7 @@ impl Groups {
                 () = closed.cancelled() => items.close(),
             }
         }
-        while group.len() < WORTHWHILE && Instant::now() < *next_at {
+        while group.len() < GROUP && Instant::now() < *next_at {
             tokio::select! {
                 biased;
                 count = items.recv_many(group, GROUP - group.len()) => if count == 0 { break },
