@@ -175,7 +175,8 @@ impl Connection {
             };
             let mut reply = String::with_capacity(before_number.len() + "250.0.$FI".len());
             reply.push_str(&before_number);
-            let _ = write!(reply, "{number}.{}.$FI", operation as u8);
+            let _ = write!(reply, "{number}");
+            reply.push_str(operation.behind_number());
             let IngestMessage { subject, headers, payload } = message;
             let (subject, reply) = (Given::new(subject), Given::new(reply));
             match headers {
@@ -274,10 +275,21 @@ impl Drop for SentBatch {
 /// What a message is to its batch.
 #[derive(Clone, Copy)]
 enum Operation {
-    Start = 0,
-    Append = 1,
+    Start,
+    Append,
     /// The last: it is stored too.
-    Commit = 2,
+    Commit,
+}
+
+impl Operation {
+    /// The end of the reply subject.
+    const fn behind_number(self) -> &'static str {
+        match self {
+            Self::Start => ".0.$FI",
+            Self::Append => ".1.$FI",
+            Self::Commit => ".2.$FI",
+        }
+    }
 }
 
 /// Hands the ends of batches to who waits for them.

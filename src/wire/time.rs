@@ -18,6 +18,8 @@ const END: Text = Text(*b"9999-12-31T23:59:59.999Z");
 impl Text {
     /// A completion has three of these, for which a general formatter takes half the time of all the rest.
     fn of(time: &Time) -> Self {
+        // Asked of the moment itself, each part would be counted from it anew.
+        let time = time.naive_utc();
         let year = match time.year() {
             ..0 => return BEGINNING,
             year @ 0..=9999 => year.unsigned_abs(),

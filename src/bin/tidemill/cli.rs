@@ -1,5 +1,6 @@
 //! The arguments: what all commands share, and the list of commands.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -120,6 +121,18 @@ pub(crate) enum Command {
     Bench(bench::BenchArgs),
     /// Break brokers and workers on purpose, and check that every promise holds
     Chaos(chaos::ChaosArgs),
+}
+
+impl Command {
+    /// How many threads its tasks run on; `None` for one for each processor. They wait for the broker most
+    /// of the time, and what one thread has made is cheapest to that same thread.
+    pub(crate) fn threads(&self) -> Option<NonZeroUsize> {
+        match self {
+            Self::Work(args) => args.threads(),
+            Self::Bench(args) => Some(args.threads),
+            _ => Some(NonZeroUsize::MIN),
+        }
+    }
 }
 
 /// The verb that was called, such as `queue pause`.

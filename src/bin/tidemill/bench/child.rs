@@ -29,7 +29,8 @@ impl Workers {
                 Some(url) => worker
                     .args(["--server", url, "--namespace", bench.client.namespace().as_str()])
                     .args(["bench", "--connected", "--queue", bench.queue.as_str()])
-                    .args(["--concurrency", &bench.args.concurrency.to_string()]),
+                    .args(["--concurrency", &bench.args.concurrency.to_string()])
+                    .args(["--threads", &bench.args.threads.to_string()]),
                 None => worker.args(std::env::args_os().skip(1)),
             };
             let worker = worker.arg("--as-worker").stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -14,6 +14,7 @@ mod scale;
 mod steady;
 mod timers;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -60,6 +61,9 @@ pub(crate) struct BenchArgs {
     /// How many jobs a worker runs at once
     #[arg(short, long, default_value_t = 50)]
     concurrency: usize,
+    /// Threads that drive clients and workers, as of `work`; a program of your own has what its runtime has
+    #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "COUNT")]
+    pub(crate) threads: NonZeroUsize,
     /// drain, backlog: keep no completions of jobs that are done
     #[arg(long)]
     no_completions: bool,
