@@ -135,3 +135,15 @@ async fn no_completions_are_kept_where_none_are_wanted() {
     assert_ne!(none.code, 0, "{none:?}");
     assert!(none.err.contains("fine-1"), "{none:?}");
 }
+
+#[tokio::test]
+async fn a_worker_is_driven_by_as_many_threads_as_it_is_told() {
+    let mill = Mill::start().await;
+    for (options, expected) in [(&[][..], 2..20), (&["--threads", "20"], 21..40)] {
+        let count = ["--exec", "count=ls /proc/$PPID/task | wc -l"];
+        let worker = mill.work(&[&count, options].concat());
+        let threads = work_off(&mill, "count", &[])["result"].as_u64().expect("a number");
+        assert!(expected.contains(&threads), "{options:?}: {threads}");
+        worker.terminate();
+    }
+}
