@@ -154,6 +154,11 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|error| error.to_string())
 }
 
+/// Reads how many of something there are to be.
+pub(crate) fn count(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().map_err(|_| "use a whole number from 1".to_owned())
+}
+
 /// Reads a moment such as `2026-12-01T09:00:00+01:00`.
 pub(crate) fn moment(text: &str) -> Result<DateTime<Utc>, String> {
     DateTime::parse_from_rfc3339(text).map(|moment| moment.to_utc()).map_err(|error| {
@@ -177,6 +182,14 @@ mod tests {
         assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
         assert!(duration("-1").is_err() && duration("soon").is_err());
+    }
+
+    #[test]
+    fn counts_are_whole_and_start_at_one() {
+        assert_eq!(count("2").map(NonZeroUsize::get), Ok(2));
+        for text in ["0", "-1", "1.5", "two", ""] {
+            assert_eq!(count(text), Err("use a whole number from 1".to_owned()), "{text}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tidemill::{
 };
 
 use crate::agent::{Agent, AgentArgs};
-use crate::cli::{Global, duration};
+use crate::cli::{Global, count, duration};
 use crate::exec::{self, Assignment};
 use crate::exit::{Exit, UsageError};
 use crate::login::Given;
@@ -54,7 +54,7 @@ pub(crate) struct WorkArgs {
     /// Threads that drive the worker. Commands and web hooks do their work elsewhere: one drives thousands
     /// a second, and takes a fifth less of the processor than two; checking signatures takes more
     /// [default: 1, or one for each processor with --require-signed]
-    #[arg(long, value_name = "COUNT")]
+    #[arg(long, value_name = "COUNT", value_parser = count)]
     threads: Option<NonZeroUsize>,
     #[command(flatten)]
     limits: LimitArgs,

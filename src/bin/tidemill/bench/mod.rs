@@ -27,7 +27,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::figures::Figures;
 use self::load::Left;
 use self::meter::Meter;
-use crate::cli::Global;
+use crate::cli::{Global, count};
 use crate::exit::{Exit, UsageError};
 use crate::output;
 use crate::signals::StopSignals;
@@ -62,7 +62,7 @@ pub(crate) struct BenchArgs {
     #[arg(short, long, default_value_t = 50)]
     concurrency: usize,
     /// Threads that drive clients and workers, as of `work`; a program of your own has what its runtime has
-    #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "COUNT")]
+    #[arg(long, default_value_t = NonZeroUsize::MIN, value_name = "COUNT", value_parser = count)]
     pub(crate) threads: NonZeroUsize,
     /// drain, backlog: keep no completions of jobs that are done
     #[arg(long)]
