@@ -11,6 +11,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::token::{JobId, Kind, Queue, RunId};
 use crate::wire::{Completion, RecordKey, RecordKind, parse_record, record_subject};
 
+/// How often to look for a completion before waiting to be woken. The broker hands a message on to whoever
+/// has subscribed, and only then stores it: what it handed on just before the subscription wakes nobody, and
+/// may be there only a moment after the first look. The time that one look takes is as a rule enough.
+const LOOKS: usize = 2;
+
 /// A job that is enqueued.
 #[derive(Clone)]
 pub struct JobHandle {
@@ -147,15 +152,28 @@ impl Client {
         let stream = self.streams(&key.queue).results;
         let mut wakes = Wakes::new(self.conn.subscribe(subject.clone()).await?);
         loop {
-            let record = match self.conn.last(&stream, &subject).await {
-                Ok(record) => record,
-                Err(error) if error.is_unknown() || error.is_unavailable() => None,
-                Err(error) => return Err(error),
-            };
-            if let Some(completion) = record.and_then(|record| parse_record(key, &record.payload)) {
-                return Ok(self.opened(completion));
+            for _ in 0..LOOKS {
+                if let Some(completion) = self.read_completion(key, &stream, &subject).await? {
+                    return Ok(completion);
+                }
             }
             wakes.wait().await?;
         }
+    }
+
+    /// The completion of a run, if it can be read.
+    async fn read_completion(
+        &self,
+        key: &RecordKey,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<Completion>> {
+        let record = match self.conn.last(stream, subject).await {
+            Ok(record) => record,
+            Err(error) if error.is_unknown() || error.is_unavailable() => None,
+            Err(error) => return Err(error),
+        };
+        let completion = record.and_then(|record| parse_record(key, &record.payload));
+        Ok(completion.map(|completion| self.opened(completion)))
     }
 }
