@@ -1,8 +1,8 @@
 //! tidemill beside plain loops of the client library: on the same broker, in the same run, taking
 //! turns. What counts is the ratio; the rates are of this machine at this moment.
 //!
-//!     cargo bench --bench ratios                       all, 100 000 jobs, three rounds
-//!     cargo bench --bench ratios -- --jobs 300000 --rounds 5
+//!     cargo bench --bench ratios                       all, 200 000 jobs, three rounds
+//!     cargo bench --bench ratios -- --jobs 500000 --rounds 5
 //!     cargo bench --bench ratios -- drain              rows whose name has this in it
 //!     cargo bench --bench ratios -- --sync-always      with a broker that writes through
 
@@ -37,7 +37,8 @@ const MOST_FOR_LATENCY: u64 = 2_000;
 struct Args {
     /// Only rows whose name has this in it
     rows: Vec<String>,
-    #[arg(long, default_value_t = 100_000)]
+    /// How many jobs; of much fewer, the broker collects its garbage on one side only
+    #[arg(long, default_value_t = 200_000)]
     jobs: u64,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
