@@ -103,6 +103,7 @@ mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod guide;
 mod inspect;
 mod kind;
 mod outcome;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers, the lowest first. A module may use those below it and those beside it in its line.
 const LAYERS: &[&[&str]] = &[
-    &["error"],
+    &["error", "guide"],
     &["token"],
     &["priority", "kind", "retry", "outcome", "wire", "topology"],
     &["schedule", "seal", "sign"],

@@ -19,7 +19,8 @@ pub(crate) struct StreamFacts {
     pub(crate) bytes: u64,
     /// `None` where the server is in no cluster.
     pub(crate) group: Option<Group>,
-    /// How far this machine's clock is before the broker's, in milliseconds.
+    /// How far this machine's clock is before the broker's, in milliseconds: at least, for the broker
+    /// may have stamped its answer at any moment until it came in.
     pub(crate) clock_ahead_ms: Option<i64>,
 }
 
@@ -95,6 +96,12 @@ pub(crate) struct ApiFacts {
     pub(crate) level: u64,
 }
 
+/// How far a clock that showed `asked` and `answered` is before another that showed `between` in between,
+/// in milliseconds, at least.
+fn ahead_ms(asked: Time, between: Time, answered: Time) -> i64 {
+    (between.clamp(asked, answered) - between).num_milliseconds()
+}
+
 fn unless_gone<T>(answer: Result<T, ApiError>, attempted: &str) -> Result<Option<T>> {
     match answer {
         Ok(info) => Ok(Some(info)),
@@ -135,10 +142,7 @@ impl Connection {
             messages: state.messages,
             bytes: state.bytes,
             group: cluster.filter(|group| group.name.is_some()),
-            clock_ahead_ms: ts.map(|ts| {
-                let between = asked + (answered - asked) / 2;
-                (between - ts).num_milliseconds()
-            }),
+            clock_ahead_ms: ts.map(|ts| ahead_ms(asked, ts, answered)),
         }))
     }
 
@@ -183,5 +187,20 @@ impl Connection {
     pub(crate) async fn try_pull(&self, stream: &str, consumer: &str) -> Result<()> {
         let subject = self.api_subject(&format!("CONSUMER.MSG.NEXT.{stream}.{consumer}"));
         self.request(subject, None, bytes::Bytes::from_static(b"{")).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_differ_by_what_no_delay_explains_as_a_table() {
+        let at = |seconds: i64| time::from_nanos(seconds * 1_000_000_000);
+        for (asked, between, answered, ahead) in
+            [(10, 10, 20, 0), (10, 20, 20, 0), (10, 7, 20, 3_000), (10, 24, 20, -4_000)]
+        {
+            assert_eq!(ahead_ms(at(asked), at(between), at(answered)), ahead, "{between}");
+        }
     }
 }

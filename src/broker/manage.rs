@@ -56,7 +56,7 @@ pub(crate) async fn consumer_state(
     match api::call::<Info>(conn, &verb, None).await? {
         Ok(info) => {
             if let Some(now) = info.ts {
-                clock.set(now, asked);
+                clock.read(now, asked);
             }
             Ok(ConsumerState {
                 waiting: info.num_pending,
@@ -165,7 +165,7 @@ impl Connection {
     pub(crate) async fn read_clock(&self, clock: &Clock, stream: &str) -> Result<()> {
         let asked = Instant::now();
         if let Some(now) = self.stream_info(stream, None).await?.ts {
-            clock.set(now, asked);
+            clock.read(now, asked);
         }
         Ok(())
     }

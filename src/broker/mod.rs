@@ -3,6 +3,7 @@
 mod ack;
 mod api;
 mod block;
+mod born;
 mod careful;
 mod clock;
 mod connection;
@@ -17,6 +18,7 @@ mod given;
 mod ingest;
 mod jwt;
 mod manage;
+mod mend;
 mod options;
 mod provision;
 mod publish;
@@ -37,6 +39,7 @@ pub(crate) use ack::{AckSubject, Word, say_each};
 pub(crate) use api::ask;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use block::read_block;
+pub(crate) use born::{Born, Memory, Passing, consumer_born};
 pub(crate) use clock::{Clock, READ_EVERY};
 pub(crate) use connection::Connection;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -47,11 +50,10 @@ pub(crate) use examine::Replica;
 pub(crate) use examine::{AccountFacts, ConsumerFacts, Group, StreamFacts};
 pub(crate) use ingest::{IngestMessage, Ingested, MAX_INGEST, SentBatch};
 pub(crate) use manage::{ConsumerState, StreamState, consumer_state};
+pub(crate) use mend::{Mend, Mending, to_mend};
 pub use options::ConnectOptions;
 pub use provision::Provisioned;
-pub(crate) use provision::{
-    Born, Missing, consumer_born, ensure, kept_for, mend_consumers, queue_names,
-};
+pub(crate) use provision::{Missing, ensure, kept_for, queue_names};
 pub(crate) use publish::{BatchMessage, Expect, MAX_BATCH, Published};
 pub(crate) use pull::{Broken, Delivery, Pulled, Puller};
 pub(crate) use read::{Batch, Start, Stored};

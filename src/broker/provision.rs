@@ -14,7 +14,7 @@ use crate::token::{Namespace, Queue};
 use crate::topology::{
     ConsumerSpec, Drift, QueueConfig, ServerTraits, StreamNames, StreamSpec, drift, streams,
 };
-use crate::wire::time::{Time, rfc3339};
+use crate::wire::time::Time;
 
 /// What making a queue did and found.
 #[derive(Clone, Debug, Default)]
@@ -29,8 +29,6 @@ pub struct Provisioned {
 #[derive(Deserialize)]
 struct Info {
     config: Value,
-    #[serde(with = "rfc3339")]
-    created: Time,
     #[serde(default, with = "crate::wire::time::rfc3339_option")]
     ts: Option<Time>,
 }
@@ -64,32 +62,34 @@ pub(crate) async fn ensure(
     let first_sequence = u64::try_from(clock.now().timestamp_micros()).unwrap_or(1);
     let mut report = Provisioned::default();
     for stream in streams(ns, queue, config, server, first_sequence) {
-        let is_there = ensure_stream(conn, &stream, clock, missing, &mut report).await?;
-        if !is_there && missing == Missing::MakeConsumers {
+        let found = ensure_stream(conn, &stream, clock, missing, &mut report).await?;
+        if found.is_none() && missing == Missing::MakeConsumers {
             return Err(Error::new(ErrorKind::NoStream, format!("stream {} is gone", stream.name))
                 .at(stream.name));
         }
-        for consumer in &stream.consumers {
-            ensure_consumer(conn, &stream.name, consumer, missing, &mut report).await?;
+        let beside = found.as_ref().unwrap_or(&stream.config);
+        for consumer in stream.consumers {
+            let consumer = consumer.beside(beside);
+            ensure_consumer(conn, &stream.name, &consumer, missing, &mut report).await?;
         }
     }
     Ok(report)
 }
 
-/// Whether the stream is there, or was made.
+/// How the stream that is there, or was made, is configured; `None` where it is missing.
 async fn ensure_stream(
     conn: &Connection,
     spec: &StreamSpec,
     clock: &Clock,
     missing: Missing,
     report: &mut Provisioned,
-) -> Result<bool> {
+) -> Result<Option<Value>> {
     let asked = Instant::now();
     let found = match stream_info(conn, &spec.name).await? {
         Some(info) => info,
         None if missing != Missing::Make => {
             report.created.push(spec.name.clone());
-            return Ok(false);
+            return Ok(None);
         }
         None => {
             let verb = format!("STREAM.CREATE.{}", spec.name);
@@ -109,10 +109,10 @@ async fn ensure_stream(
         }
     };
     if let Some(now) = found.ts {
-        clock.set(now, asked);
+        clock.read(now, asked);
     }
     report.drift.extend(drift(&spec.name, &spec.config, &found.config));
-    Ok(true)
+    Ok(Some(found.config))
 }
 
 impl Connection {
@@ -168,65 +168,6 @@ async fn ensure_consumer(
     Ok(())
 }
 
-/// Sets what tidemill relies on of a queue's consumers to what it should be, where it is not; what is its
-/// user's to choose stays. The consumers that were changed.
-pub(crate) async fn mend_consumers(
-    conn: &Connection,
-    ns: &Namespace,
-    queue: &Queue,
-    config: &QueueConfig,
-) -> Result<Vec<String>> {
-    let server =
-        ServerTraits { api_level: conn.api_level().await?, max_payload: conn.max_payload() };
-    let mut changed = Vec::new();
-    for StreamSpec { name, consumers, .. } in streams(ns, queue, config, server, 1) {
-        for spec in &consumers {
-            let place = format!("{name}/{}", spec.name);
-            let Some(found) = consumer_info(conn, &name, spec.name).await? else {
-                let message =
-                    format!("consumer {place} is gone: `tidemill setup {queue}` makes it");
-                return Err(Error::new(ErrorKind::NoConsumer, message).at(place));
-            };
-            let mended = mended(&place, spec, &found.config);
-            if mended == found.config {
-                continue;
-            }
-            let verb = format!("CONSUMER.CREATE.{name}.{}.{}", spec.name, spec.filter);
-            let request = json!({ "stream_name": name, "config": mended, "action": "update" });
-            match api::call::<Info>(conn, &verb, Some(&request)).await? {
-                Ok(_) => changed.push(place),
-                Err(error) => return Err(error.into_error(&format!("mend consumer {place}"))),
-            }
-        }
-    }
-    Ok(changed)
-}
-
-/// A consumer's configuration as it should be.
-fn mended(place: &str, spec: &ConsumerSpec, found: &Value) -> Value {
-    // Options that we never set, and that keep jobs from workers or bend their delays.
-    const NEVER_SET: [&str; 7] = [
-        "backoff",
-        "filter_subjects",
-        "inactive_threshold",
-        "max_batch",
-        "max_expires",
-        "max_bytes",
-        "headers_only",
-    ];
-    let mut mended = found.clone();
-    let Some(options) = mended.as_object_mut() else { return mended };
-    for drift in drift(place, &spec.config, found) {
-        if !drift.is_choice() {
-            options.insert(drift.option.clone(), spec.config[&drift.option].clone());
-        }
-    }
-    for option in NEVER_SET {
-        options.remove(option);
-    }
-    mended
-}
-
 fn cannot_create(what: &str, name: &str, error: ApiError) -> Error {
     let lacks_room = matches!(error.err_code, code::STORAGE_RESOURCES | code::MEMORY_RESOURCES);
     let error = error.into_error(&format!("create {what} {name}"));
@@ -247,50 +188,26 @@ async fn consumer_info(conn: &Connection, stream: &str, consumer: &str) -> Resul
     found(api::call(conn, &verb, None).await?, &format!("look at consumer {stream}/{consumer}"))
 }
 
+/// How a stream is configured; `None` where there is none.
+pub(super) async fn config_of_stream(conn: &Connection, stream: &str) -> Result<Option<Value>> {
+    Ok(stream_info(conn, stream).await?.map(|info| info.config))
+}
+
+/// How a consumer is configured; `None` where there is none.
+pub(super) async fn config_of_consumer(
+    conn: &Connection,
+    stream: &str,
+    consumer: &str,
+) -> Result<Option<Value>> {
+    Ok(consumer_info(conn, stream, consumer).await?.map(|info| info.config))
+}
+
 fn found<T>(answer: Result<T, ApiError>, attempted: &str) -> Result<Option<T>> {
     match answer {
         Ok(info) => Ok(Some(info)),
         Err(error) if error.is_not_found() => Ok(None),
         Err(error) => Err(error.into_error(attempted)),
     }
-}
-
-/// What a worker has to know of a lane's consumer.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Born {
-    /// When the consumer was made: it knows nothing of what was handed out before.
-    pub(crate) created: Time,
-    /// How long a delivery may go without a word.
-    pub(crate) ack_wait: Duration,
-}
-
-/// Looks up when a lane's consumer was made and how long it waits; sets the clock by the way.
-///
-/// # Errors
-/// `is_not_found` where the consumer is gone, or its stream.
-pub(crate) async fn consumer_born(
-    conn: &Connection,
-    stream: &str,
-    consumer: &str,
-    clock: &Clock,
-) -> Result<Born> {
-    let (asked, place) = (Instant::now(), format!("{stream}/{consumer}"));
-    let verb = format!("CONSUMER.INFO.{stream}.{consumer}");
-    let info = match api::call::<Info>(conn, &verb, None).await? {
-        Ok(info) => info,
-        Err(error) => {
-            let place = match error.err_code {
-                code::STREAM_NOT_FOUND => stream,
-                _ => &place,
-            };
-            return Err(error.into_error(&format!("look at consumer {place}")).at(place));
-        }
-    };
-    if let Some(now) = info.ts {
-        clock.set(now, asked);
-    }
-    let ack_wait = info.config.get("ack_wait").and_then(Value::as_u64).unwrap_or_default();
-    Ok(Born { created: info.created, ack_wait: Duration::from_nanos(ack_wait) })
 }
 
 /// How long a stream keeps messages; `None` for ever.

@@ -38,7 +38,7 @@ pub(crate) use resolve::{Copied, Settled};
 pub use watch::JobEvent;
 pub(crate) use whereabouts::Age;
 
-use crate::broker::{self, Clock, ConnectOptions, Connection, Missing, Provisioned};
+use crate::broker::{self, Clock, ConnectOptions, Connection, Mend, Missing, Provisioned};
 use crate::error::{Error, ErrorKind, Result};
 use crate::token::{Namespace, Queue};
 use crate::topology::{LEVEL_CRON, QueueConfig, StreamNames};
@@ -199,13 +199,10 @@ impl Client {
         Ok(report)
     }
 
-    /// Sets what tidemill relies on of a queue's consumers to what it should be.
-    pub(crate) async fn mend_consumers(&self, queue: &Queue) -> Result<()> {
+    /// The consumers of a queue that are not as they have to be.
+    pub(crate) async fn consumers_to_mend(&self, queue: &Queue) -> Result<Vec<Mend>> {
         let Self { conn, namespace, queue_config, .. } = self;
-        for changed in broker::mend_consumers(conn, namespace, queue, queue_config).await? {
-            tracing::info!(%queue, changed, "mended");
-        }
-        Ok(())
+        broker::to_mend(conn, namespace, queue, queue_config).await
     }
 
     /// What [`Client::ensure_queue`] would make, and where what is there differs; nothing is made.

@@ -1,9 +1,11 @@
 //! What is not as it should be with a broker and a queue, and what to do about each: gathered from the
 //! broker (`gather`), judged by pure functions (`judge`). Jobs that no consumer reaches any more are
-//! brought back (`revive`).
+//! brought back (`revive`), consumers made what they have to be (`mend`).
 
 mod gather;
 mod judge;
+mod mend;
+mod quiet;
 mod revive;
 
 use std::fmt;
@@ -68,13 +70,14 @@ impl fmt::Display for Finding {
 
 impl Finding {
     /// All codes, which stay as they are: programs go by them.
-    pub const CODES: [&'static str; 25] = [
+    pub const CODES: [&'static str; 26] = [
         "account_nearly_full",
         "backoff",
         "clock_differs",
         "consumer_differs",
         "consumer_missing",
         "filter_subject",
+        "jobs_at_risk",
         "max_ack_pending",
         "max_deliver",
         "no_leader",

@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+/// By which option a consumer is kept in memory; fixed at its birth.
+pub(crate) const MEM_STORAGE: &str = "mem_storage";
+
 /// An option of a stream or consumer that is not as this configuration would have it.
 ///
 /// Drift is reported and left alone: somebody may have meant it.
@@ -24,12 +27,23 @@ impl Drift {
     /// Whether the option is one that [`QueueConfig`](super::QueueConfig) leaves to its user, such
     /// as a limit. tidemill relies on the others.
     pub fn is_choice(&self) -> bool {
-        let is_consumer = self.place.contains('/');
-        match self.option.as_str() {
-            "num_replicas" | "storage" | "mem_storage" | "ack_wait" => true,
-            "max_age" | "max_msgs" | "max_bytes" | "max_msg_size" | "description" => !is_consumer,
-            _ => false,
+        match (self.is_of_consumer(), self.option.as_str()) {
+            (true, option) => option == "ack_wait",
+            // How a consumer is kept follows from how its stream is.
+            (false, "num_replicas" | "storage") => true,
+            (false, "max_age" | "max_msgs" | "max_bytes" | "max_msg_size" | "description") => true,
+            (false, _) => false,
         }
+    }
+
+    /// Whether jobs may be deleted for it while they are under way: a replicated consumer keeps its state
+    /// on disk.
+    pub(crate) fn loses_jobs_under_way(&self) -> bool {
+        self.is_of_consumer() && self.option == MEM_STORAGE && self.wanted == "true"
+    }
+
+    fn is_of_consumer(&self) -> bool {
+        self.place.contains('/')
     }
 }
 
@@ -109,5 +123,30 @@ mod tests {
         assert_eq!(drift[0].to_string(), r#"S: discard is "old", not "new""#);
         assert_eq!(drift[1].to_string(), "S: max_msgs is 5, not 10000000");
         assert_eq!([drift[0].is_choice(), drift[1].is_choice()], [false, true]);
+    }
+
+    #[test]
+    fn what_is_left_to_the_user_as_a_table() {
+        let of = |place: &str, option: &str| Drift {
+            place: place.to_owned(),
+            option: option.to_owned(),
+            wanted: "true".to_owned(),
+            found: "false".to_owned(),
+        };
+        for (place, option, is_choice, loses_jobs) in [
+            ("J", "num_replicas", true, false),
+            ("J", "storage", true, false),
+            ("J", "max_msgs", true, false),
+            ("J", "discard", false, false),
+            ("J/low", "ack_wait", true, false),
+            ("J/low", "mem_storage", false, true),
+            ("J/low", "max_deliver", false, false),
+        ] {
+            let drift = of(place, option);
+            let told = (drift.is_choice(), drift.loses_jobs_under_way());
+            assert_eq!(told, (is_choice, loses_jobs), "{drift}");
+        }
+        let kept_in_vain = Drift { wanted: "false".to_owned(), ..of("J/low", "mem_storage") };
+        assert!(!kept_in_vain.loses_jobs_under_way(), "one server may keep it on disk");
     }
 }

@@ -96,6 +96,16 @@ pub(crate) struct ConsumerSpec {
     pub(crate) config: Value,
 }
 
+impl ConsumerSpec {
+    /// The same beside a stream that is kept otherwise than was wished: a consumer has as many replicas
+    /// as its stream, and where it keeps its state follows from that.
+    pub(crate) fn beside(self, stream: &Value) -> Self {
+        let Some(replicas) = stream["num_replicas"].as_u64() else { return self };
+        let config = with(self.config, kept(replicas, stream["storage"] == "memory"));
+        Self { config, ..self }
+    }
+}
+
 /// The streams of a queue, in the order in which they are made: the jobs last, so that a queue that
 /// takes jobs is whole.
 pub(crate) fn streams(
@@ -222,7 +232,7 @@ fn timer_subjects(ns: &Namespace, queue: &Queue) -> Vec<String> {
 }
 
 fn consumer(name: &'static str, filter: String, what: &str, config: &QueueConfig) -> ConsumerSpec {
-    let config = json!({
+    let options = json!({
         "durable_name": name,
         "name": name,
         "description": format!("tidemill: {what}"),
@@ -236,11 +246,20 @@ fn consumer(name: &'static str, filter: String, what: &str, config: &QueueConfig
         "max_waiting": MAX_WAITING_PULLS,
         // Delayed retries count as pending; a limit here would stop new jobs.
         "max_ack_pending": -1,
-        "num_replicas": config.replicas,
-        "mem_storage": matches!(config.storage, Storage::Memory),
         "metadata": metadata(),
     });
-    ConsumerSpec { name, filter, config }
+    let is_in_memory = matches!(config.storage, Storage::Memory);
+    let options = with(options, kept(config.replicas.into(), is_in_memory));
+    ConsumerSpec { name, filter, config: options }
+}
+
+/// How a consumer of a stream with so many replicas is kept.
+///
+/// Of several replicas each keeps the consumer's state in memory. On disk, that of a server which was
+/// away says more than was so, and when that server leads, jobs under way are deleted from the work
+/// queue; see [`crate::guide::what_can_be_lost`].
+fn kept(replicas: u64, is_stream_in_memory: bool) -> Value {
+    json!({ "num_replicas": replicas, "mem_storage": is_stream_in_memory || replicas > 1 })
 }
 
 fn metadata() -> Value {
@@ -286,6 +305,30 @@ mod tests {
             assert_eq!(lane.config["max_ack_pending"], -1);
             assert!(lane.config.get("backoff").is_none());
         }
+    }
+
+    #[test]
+    fn where_consumers_keep_their_state_follows_from_the_stream_as_a_table() {
+        for (replicas, storage, expected) in [
+            (1, "file", json!([1, false])),
+            (1, "memory", json!([1, true])),
+            (3, "file", json!([3, true])),
+            (5, "file", json!([5, true])),
+        ] {
+            let stream = json!({ "num_replicas": replicas, "storage": storage });
+            for lane in specs(5).pop().expect("jobs come last").consumers {
+                let config = lane.beside(&stream).config;
+                let kept = json!([config["num_replicas"], config["mem_storage"]]);
+                assert_eq!(kept, expected, "{stream}");
+            }
+        }
+        let wished = QueueConfig { replicas: 3, ..QueueConfig::default() };
+        let server = ServerTraits { api_level: 5, max_payload: 1024 * 1024 };
+        let made = streams(&Namespace::default(), &Queue::default(), &wished, server, 7);
+        for consumer in made.iter().flat_map(|stream| &stream.consumers) {
+            assert_eq!(consumer.config["mem_storage"], true, "{}", consumer.name);
+        }
+        assert_eq!(made.iter().map(|stream| stream.consumers.len()).sum::<usize>(), 5);
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod control;
 mod cron;
 mod headers;
 mod job;
+mod lapse;
 mod message;
 mod records;
 mod scope;
@@ -27,6 +28,7 @@ pub(crate) use headers::{is_brokers, is_ours};
 #[cfg(test)]
 pub(crate) use job::RunAfter;
 pub(crate) use job::{JobHeaders, JobOptions, Unique};
+pub(crate) use lapse::{Lapse, lapse_subject};
 pub(crate) use message::{MAX_HEADER_BYTES, Reading, read_job};
 pub use records::{
     AttemptEvent, AttemptRecord, Completion, DeadInfo, ErrorInfo, Status, Unvouched,

@@ -14,7 +14,7 @@ use crate::priority::Priority;
 use crate::token::{JobId, Kind, Queue, RunId};
 
 /// The version in every record.
-const RECORD_VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// Messages and backtraces of errors are cut to this many bytes each.
 pub(crate) const MAX_ERROR_BYTES: usize = 16 * 1024;
@@ -154,7 +154,7 @@ pub struct Completion {
 
 impl Completion {
     /// The version that is written.
-    pub(crate) const V: u32 = RECORD_VERSION;
+    pub(crate) const V: u32 = VERSION;
 
     /// Reads the result as `T`; `None` if there is none.
     ///
@@ -255,7 +255,7 @@ pub struct AttemptRecord {
 
 impl AttemptRecord {
     /// The version that is written.
-    pub(crate) const V: u32 = RECORD_VERSION;
+    pub(crate) const V: u32 = VERSION;
 
     /// How many attempts of the run count, where this is its last entry.
     pub fn used(&self) -> u32 {
@@ -337,7 +337,7 @@ impl Record for AttemptRecord {
 pub(crate) fn parse_record<R: Record>(key: &RecordKey, body: &[u8]) -> Option<R> {
     serde_json::from_slice::<R>(body)
         .ok()
-        .filter(|record| record.version() == RECORD_VERSION && record.is_about(key))
+        .filter(|record| record.version() == VERSION && record.is_about(key))
 }
 
 #[cfg(test)]

@@ -73,9 +73,9 @@ pub(crate) struct FirstSight {
     pub(crate) delivered: u64,
     pub(crate) sequence: u64,
     pub(crate) stored: Time,
-    /// When the lane's consumer was made. One that was made anew knows nothing of earlier
-    /// deliveries.
-    pub(crate) consumer_created: Time,
+    /// Since when the lane's consumer remembers what it hands out. One that was made anew, or has begun
+    /// anew, knows nothing of earlier deliveries.
+    pub(crate) remembers_since: Time,
     /// Up to this sequence a broker that crashed may have forgotten deliveries.
     pub(crate) suspect_up_to: u64,
 }
@@ -85,7 +85,7 @@ impl FirstSight {
     pub(crate) fn is_undisturbed(self, options: &JobHeaders) -> bool {
         self.delivered == 1
             && options.attempts_used.is_none()
-            && self.stored > self.consumer_created
+            && self.stored > self.remembers_since
             && self.sequence > self.suspect_up_to
             // Whether its key was done lately has to be looked up.
             && !matches!(options.unique, Some(Unique::For(_)))
@@ -258,13 +258,13 @@ mod tests {
             delivered: 1,
             sequence: 9,
             stored: at(100),
-            consumer_created: at(50),
+            remembers_since: at(50),
             suspect_up_to: 8,
         };
         let plain = JobHeaders::default();
         assert!(sight.is_undisturbed(&plain));
         assert!(!FirstSight { delivered: 2, ..sight }.is_undisturbed(&plain));
-        assert!(!FirstSight { consumer_created: at(100), ..sight }.is_undisturbed(&plain));
+        assert!(!FirstSight { remembers_since: at(100), ..sight }.is_undisturbed(&plain));
         assert!(!FirstSight { suspect_up_to: 9, ..sight }.is_undisturbed(&plain));
         let copied = JobHeaders { attempts_used: Some(0), ..JobHeaders::default() };
         assert!(!sight.is_undisturbed(&copied));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Shared;
 use super::admit::{Admission, Claim, FirstSight};
@@ -15,10 +15,11 @@ use super::history::highest_in_ledger;
 use super::job::Work;
 use super::lanes::LaneId;
 use super::pause::Pause;
-use crate::broker::{AckSubject, Born, Broken, Delivery, Pulled, Puller, Word, consumer_born};
+use super::stock::{Seen, Stock};
+use crate::broker::{AckSubject, Broken, Delivery, Pulled, Puller, Word};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outcome::BuryReason;
-use crate::wire::time::Time;
+use crate::stuck::Outlet;
 use crate::wire::{JobOptions, Reading, read_job};
 
 /// A job that needs a newer worker is given back for this long.
@@ -27,20 +28,25 @@ const NEWER_PROTOCOL_DELAY: Duration = Duration::from_secs(30);
 /// How long what is under way when fetching stops may take to come in.
 const LAST_ARRIVALS: Duration = Duration::from_secs(4);
 
+/// How long a lane may go without asking before it is looked at anew. No two servers restart within it,
+/// and elect a leader.
+const UNHEARD: Duration = Duration::from_secs(1);
+
 /// One lane's fetcher.
 struct Fetcher {
     shared: Arc<Shared>,
     lane: LaneId,
     puller: Puller,
     epochs: watch::Receiver<u64>,
-    ack_wait: Duration,
-    consumer_created: Time,
+    stock: Stock,
     /// See [`FirstSight::suspect_up_to`].
     suspect_up_to: u64,
     /// The highest sequence that came in here.
     highest: u64,
     /// How far the consumer had counted what it handed out, when it last did so here.
     handed_out: u64,
+    /// When the consumer was last heard of, or listened to.
+    heard: Instant,
     /// How many pulls in a row ended before their time.
     broken: u32,
     pause: Pause,
@@ -80,37 +86,42 @@ impl Fetcher {
         let epochs = shared.conn.epochs();
         let puller =
             Puller::open(&shared.conn, &queue.streams.jobs, lane.priority.as_str()).await?;
+        let outlet = Outlet::Lane(lane.priority);
+        let stock = shared.stock_of(lane.queue, outlet, Seen::HandedOut(0)).await?;
         let mut fetcher = Self {
             lane,
             puller,
             epochs,
-            ack_wait: Duration::ZERO,
-            consumer_created: shared.clock.now(),
+            stock,
             suspect_up_to: 0,
             highest: 0,
             handed_out: 0,
+            heard: Instant::now(),
             broken: 0,
             pause: Pause::default(),
             shared,
         };
-        fetcher.take_stock().await?;
+        fetcher.stock_taken(stock).await?;
         Ok(fetcher)
     }
 
     /// Learns what has to be known of the broker before its word on first deliveries is taken: at
     /// the start, and after anything that may have been a crash.
-    async fn take_stock(&mut self) -> Result<()> {
+    async fn take_stock(&mut self, seen: Seen) -> Result<()> {
+        let stock = self.shared.stock_of(self.lane.queue, self.outlet(), seen).await?;
+        self.stock_taken(stock).await
+    }
+
+    async fn stock_taken(&mut self, stock: Stock) -> Result<()> {
         let queue = &self.shared.queues[self.lane.queue];
-        let lane = self.lane.priority.as_str();
-        let born = consumer_born(&self.shared.conn, &queue.streams.jobs, lane, &self.shared.clock);
-        let ledger = highest_in_ledger(&self.shared.conn, &queue.streams);
-        let (Born { created, ack_wait }, in_ledger) = tokio::try_join!(born, ledger)?;
-        self.ack_wait = ack_wait;
-        self.consumer_created = created;
+        let in_ledger = highest_in_ledger(&self.shared.conn, &queue.streams).await?;
+        self.stock = stock;
         self.suspect_up_to = in_ledger.max(self.highest);
         self.handed_out = 0;
+        self.heard = Instant::now();
         // It may have been a job that broke the connection, and would again when its lease is over.
         let (shared, lane, last_here) = (self.shared.clone(), self.lane, self.highest);
+        let ack_wait = stock.ack_wait;
         self.shared.tasks.spawn(async move {
             shared.bury_unreadable(lane, ack_wait, last_here).await;
         });
@@ -141,10 +152,24 @@ impl Fetcher {
             if count == 0 {
                 return;
             }
+            self.make_up_for_silence().await;
             if let Err(error) = self.puller.pull(count).await {
                 self.shared.give_up(self.lane, count);
                 self.broken(Broken::Unsent(error)).await;
             }
+        }
+    }
+
+    /// Who has not listened for a while, since all its places were taken, may not have heard that the
+    /// consumer's leader is another.
+    async fn make_up_for_silence(&mut self) {
+        if self.heard.elapsed() < UNHEARD {
+            return;
+        }
+        let (queue, outlet) = (self.lane.queue, self.outlet());
+        match self.shared.may_have_lapsed(queue, outlet, &self.stock).await {
+            Ok(false) => self.heard = Instant::now(),
+            Ok(true) | Err(_) => self.take_stock_at_last(Seen::HandedOut(self.handed_out)).await,
         }
     }
 
@@ -193,7 +218,7 @@ impl Fetcher {
     /// The consumer counts anew: it was made anew, and knows nothing of earlier deliveries.
     async fn take_of_another(&mut self, delivery: Delivery) {
         tracing::info!(lane = %self.lane.priority, "the lane's consumer is another one");
-        self.take_stock_at_last().await;
+        self.take_stock_at_last(Seen::CountsAnew).await;
         if let Some(left) = self.take_job(delivery) {
             self.end(left).await;
         }
@@ -221,6 +246,7 @@ impl Fetcher {
     /// A pull was answered as it should be.
     fn is_served(&mut self) {
         self.broken = 0;
+        self.heard = Instant::now();
         self.pause.reset();
         self.shared.supervision.clear(Part::Lane(self.lane));
     }
@@ -242,7 +268,7 @@ impl Fetcher {
             self.shared.supervision.report(part, error);
         }
         self.rest().await;
-        self.take_stock_at_last().await;
+        self.take_stock_at_last(Seen::HandedOut(self.handed_out)).await;
         match refused {
             // The consumer is there, but that is not what is the matter: a pull that is answered ends it.
             Some(error) => self.shared.supervision.report(part, &error),
@@ -255,13 +281,13 @@ impl Fetcher {
     async fn recover(&mut self) {
         tracing::info!(lane = %self.lane.priority, "connected anew: fetching starts anew");
         self.shared.give_up(self.lane, self.puller.forget());
-        self.take_stock_at_last().await;
+        self.take_stock_at_last(Seen::HandedOut(self.handed_out)).await;
         self.shared.supervision.clear(Part::Lane(self.lane));
     }
 
     /// Takes stock, however long it takes.
-    async fn take_stock_at_last(&mut self) {
-        while let Err(error) = self.take_stock().await {
+    async fn take_stock_at_last(&mut self, seen: Seen) {
+        while let Err(error) = self.take_stock(seen).await {
             tracing::debug!(lane = %self.lane.priority, %error, "cannot fetch");
             self.shared.supervision.report(Part::Lane(self.lane), &error);
             if self.shared.stop_fetching.is_cancelled() {
@@ -279,6 +305,10 @@ impl Fetcher {
             () = changed(&mut self.epochs) => {}
             () = sleep(self.pause.next()) => {}
         }
+    }
+
+    fn outlet(&self) -> Outlet {
+        Outlet::Lane(self.lane.priority)
     }
 
     fn place(&self) -> String {
@@ -326,7 +356,7 @@ impl Fetcher {
             delivered: delivery.delivered,
             sequence: delivery.sequence,
             stored: delivery.stored,
-            consumer_created: self.consumer_created,
+            remembers_since: self.stock.remembers_since,
             suspect_up_to: self.suspect_up_to,
         };
         self.highest = self.highest.max(delivery.sequence);
@@ -347,7 +377,7 @@ impl Fetcher {
                 Claim::new(key, JobOptions::default(), refused)
             }
         };
-        Ok(Arrival { lane: self.lane, ack_wait: self.ack_wait, delivery, claim, sight })
+        Ok(Arrival { lane: self.lane, ack_wait: self.stock.ack_wait, delivery, claim, sight })
     }
 
     /// Gives a job back; no record is written.

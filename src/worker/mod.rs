@@ -32,6 +32,7 @@ mod settle;
 mod simulation;
 mod slot;
 mod steps;
+mod stock;
 mod stuck;
 mod timing;
 mod together;

@@ -65,7 +65,8 @@ impl Shared {
     /// before a crash; one that is older, left by another, gives way: who found it might take it away
     /// in favour of the job.
     async fn park(&self, work: &Work, delay: Duration, used: u32) -> Result<()> {
-        let due = time::after(self.clock.now(), delay);
+        // By the latest that it can be now: a timer's word is final, and it must not fire early.
+        let due = time::after(self.clock.latest(), delay);
         // The timer's word is final, unless it only wakes the job to see that it has expired.
         let run_after = work.options.run_after.map(|run_after| run_after.due(work.stored));
         let copy = JobCopy {

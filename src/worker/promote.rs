@@ -31,10 +31,13 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use super::health::Part;
 use super::pause::Pause;
-use crate::broker::{Broken, Delivery, Pulled, Puller, Stored, Word, consumer_born};
+use super::stock::{Seen, Stock};
+use crate::broker::{Broken, Delivery, Pulled, Puller, Stored, Word};
 use crate::client::{Copied, Due, Promotion};
 use crate::error::{Error, ErrorKind, Result};
+use crate::stuck::Outlet;
 use crate::topology::DUE;
+use crate::wire::time::Time;
 
 /// Timers asked for at once, and promoted at once.
 const BATCH: usize = 256;
@@ -62,6 +65,9 @@ struct Promoter {
     epochs: watch::Receiver<u64>,
     at_once: Arc<Semaphore>,
     queue: usize,
+    stock: Stock,
+    /// How far the consumer had counted what it handed out, when it last did so here.
+    handed_out: u64,
     /// How many pulls in a row ended before their time.
     broken: u32,
     pause: Pause,
@@ -71,9 +77,13 @@ struct Promoter {
 pub(super) async fn run(shared: Arc<Shared>, queue: usize) {
     let stream = shared.queues[queue].streams.timers.clone();
     let mut pause = Pause::default();
-    let puller = loop {
-        match Puller::open(&shared.conn, &stream, DUE).await {
-            Ok(puller) => break puller,
+    let open = async || {
+        let stock = shared.stock_of(queue, Outlet::Due, Seen::HandedOut(0)).await?;
+        Ok((Puller::open(&shared.conn, &stream, DUE).await?, stock))
+    };
+    let (puller, stock) = loop {
+        match open().await {
+            Ok(opened) => break opened,
             Err(error) => shared.supervision.report(Part::Timers(queue), &error),
         }
         tokio::select! {
@@ -84,8 +94,10 @@ pub(super) async fn run(shared: Arc<Shared>, queue: usize) {
     shared.supervision.clear(Part::Timers(queue));
     let epochs = shared.conn.epochs();
     let at_once = Arc::new(Semaphore::new(BATCH));
-    let pause = Pause::default();
-    Promoter { shared, puller, epochs, at_once, queue, broken: 0, pause }.run().await;
+    let (handed_out, broken, pause) = (0, 0, Pause::default());
+    Promoter { shared, puller, epochs, at_once, queue, stock, handed_out, broken, pause }
+        .run()
+        .await;
 }
 
 impl Promoter {
@@ -117,6 +129,9 @@ impl Promoter {
         if !is_alive {
             return self.shared.stop_fetching.cancelled().await;
         }
+        if let Err(error) = self.take_stock().await {
+            self.broken(Broken::Unsent(error)).await;
+        }
         // It may have been a timer that broke the connection.
         let (shared, queue) = (self.shared.clone(), self.queue);
         self.shared.tasks.spawn(async move { shared.promote_unreadable(queue).await });
@@ -126,6 +141,10 @@ impl Promoter {
         match pulled {
             Pulled::Job(delivery) => {
                 self.is_served();
+                if delivery.handed_out <= self.handed_out {
+                    self.counts_anew().await;
+                }
+                self.handed_out = delivery.handed_out;
                 self.promote(delivery).await;
             }
             Pulled::Over { .. } => self.is_served(),
@@ -154,8 +173,28 @@ impl Promoter {
         }
     }
 
+    /// Learns again since when the consumer remembers what it hands out.
+    async fn take_stock(&mut self) -> Result<()> {
+        let seen = Seen::HandedOut(self.handed_out);
+        self.stock = self.shared.stock_of(self.queue, Outlet::Due, seen).await?;
+        self.handed_out = 0;
+        Ok(())
+    }
+
+    /// The consumer is another one, or has forgotten what it handed out.
+    async fn counts_anew(&mut self) {
+        match self.shared.stock_of(self.queue, Outlet::Due, Seen::CountsAnew).await {
+            Ok(stock) => self.stock = stock,
+            // Then nothing that it says of first times counts.
+            Err(error) => {
+                tracing::debug!(%error, "nothing is known of the timers' consumer");
+                self.stock.remembers_since = self.shared.clock.latest();
+            }
+        }
+    }
+
     /// Why a pull may have ended; `None` where that is nothing, or over.
-    async fn what_is_the_matter(&self, why: Broken) -> Option<Error> {
+    async fn what_is_the_matter(&mut self, why: Broken) -> Option<Error> {
         let stream = &self.shared.queues[self.queue].streams.timers;
         let place = format!("{stream}/{DUE}");
         let suspected = match why {
@@ -165,8 +204,8 @@ impl Promoter {
             Broken::Silent | Broken::NobodyThere | Broken::Unsent(_) => (self.broken > 1)
                 .then(|| Error::new(ErrorKind::Unavailable, why.to_string()).at(place)),
         };
-        match consumer_born(&self.shared.conn, stream, DUE, &self.shared.clock).await {
-            Ok(_) => suspected,
+        match self.take_stock().await {
+            Ok(()) => suspected,
             Err(error) => Some(error),
         }
     }
@@ -174,9 +213,9 @@ impl Promoter {
     /// Promotes to the side, so that one that takes long holds no other up.
     async fn promote(&self, delivery: Delivery) {
         let Ok(turn) = self.at_once.clone().acquire_owned().await else { return };
-        let shared = self.shared.clone();
+        let (shared, since) = (self.shared.clone(), self.stock.remembers_since);
         self.shared.tasks.spawn(async move {
-            if let Err(error) = shared.promote(delivery).await {
+            if let Err(error) = shared.promote(delivery, since).await {
                 tracing::debug!(%error, "a timer was not settled; it comes again");
             }
             drop(turn);
@@ -204,10 +243,12 @@ impl Promoter {
 }
 
 impl Shared {
-    /// Puts a job whose time has come into its lane, then takes the timer away.
-    pub(super) async fn promote(&self, delivery: Delivery) -> Result<()> {
+    /// Puts a job whose time has come into its lane, then takes the timer away. What was stored later than
+    /// `remembers_since` nobody had in hands whom the consumer does not know of.
+    pub(super) async fn promote(&self, delivery: Delivery, remembers_since: Time) -> Result<()> {
         let Delivery { subject, headers, payload, sequence, delivered, stored, ack, .. } = delivery;
-        let copied = if delivered > 1 { Copied::Perhaps } else { Copied::Never };
+        let is_first = delivered == 1 && stored > remembers_since;
+        let copied = if is_first { Copied::Never } else { Copied::Perhaps };
         let stored = Some(stored);
         let message = Stored { subject: subject.to_string(), sequence, headers, payload, stored };
         let Some(due) = self.client.read_due(message) else {

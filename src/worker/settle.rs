@@ -272,7 +272,8 @@ impl Shared {
         settlement: &Settlement,
         event: AttemptEvent,
     ) -> Result<Option<u64>> {
-        let now = self.clock.now();
+        // What is put off is put off for that long at least.
+        let now = self.clock.latest();
         self.write_down(work, after, event, |entry| fill(entry, settlement, now)).await
     }
 

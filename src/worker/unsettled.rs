@@ -142,6 +142,7 @@ pub(super) fn has_no_place(error: &Error) -> bool {
         | TroubleKind::NotAnswering
         | TroubleKind::Refused
         | TroubleKind::LeasesLost
-        | TroubleKind::JobsStuck => false,
+        | TroubleKind::JobsStuck
+        | TroubleKind::JobsAtRisk => false,
     }
 }

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::output;
 
 /// Make queues' streams and consumers where they are missing, and tell where they differ from what
-/// is asked for here. What is there is never changed.
+/// is asked for here. What is there is not changed, unless --apply says so.
 #[derive(Debug, Args)]
 pub(crate) struct SetupArgs {
     /// Queues to set up
@@ -50,6 +50,10 @@ pub(crate) struct SetupArgs {
     /// Bytes of dead letters that are kept
     #[arg(long, value_name = "BYTES")]
     max_dead_bytes: Option<u64>,
+    /// Make the consumers that are there what tidemill relies on, with jobs under way; streams, limits
+    /// and ages stay
+    #[arg(long, conflicts_with = "dry_run")]
+    apply: bool,
     /// Only tell what would be made
     #[arg(long)]
     dry_run: bool,
@@ -76,14 +80,19 @@ impl SetupArgs {
 pub(crate) async fn run(global: &Global, args: SetupArgs) -> anyhow::Result<Exit> {
     let client = global.client().await?.with_queue_config(args.config());
     for queue in &args.queues {
-        let report = match args.dry_run {
+        let mut report = match args.dry_run {
             true => client.plan_queue(queue).await?,
             false => client.ensure_queue(queue).await?,
         };
+        let mut mended = Vec::new();
+        if args.apply {
+            mended = client.mend_queue(queue).await?;
+            report.drift = client.plan_queue(queue).await?.drift;
+        }
         let drift: Vec<String> = report.drift.iter().map(ToString::to_string).collect();
         if global.json {
             output::json(&json!({
-                "queue": queue, "created": report.created, "drift": drift,
+                "queue": queue, "created": report.created, "mended": mended, "drift": drift,
                 "dry_run": args.dry_run,
             }))?;
             continue;
@@ -92,10 +101,13 @@ pub(crate) async fn run(global: &Global, args: SetupArgs) -> anyhow::Result<Exit
             let done = if args.dry_run { "would be made:" } else { "made" };
             output::line(&format!("{done} {made}"))?;
         }
+        for place in &mended {
+            output::line(&format!("mended {place}"))?;
+        }
         for drift in &drift {
             output::line(&format!("differs, left as it is: {drift}"))?;
         }
-        if report.created.is_empty() && drift.is_empty() {
+        if report.created.is_empty() && mended.is_empty() && drift.is_empty() {
             output::line(&format!("queue {queue} is there, as asked for"))?;
         }
     }

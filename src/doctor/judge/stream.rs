@@ -52,6 +52,9 @@ pub(in crate::doctor) fn drifted(queue: &Queue, role: Role, drift: &Drift) -> Op
         (false, "max_consumers" | "mirror_direct") => Severity::Warning,
         (false, _) => Severity::Error,
     };
+    if drift.loses_jobs_under_way() {
+        return Some(at_risk(queue, place));
+    }
     let code = match (is_consumer, option.as_str()) {
         (true, "max_deliver") => "max_deliver",
         (true, "max_ack_pending") => "max_ack_pending",
@@ -65,6 +68,14 @@ pub(in crate::doctor) fn drifted(queue: &Queue, role: Role, drift: &Drift) -> Op
     };
     let what = format!("{option} is {found}, not {wanted}");
     Some(Finding::new(severity, code, place.as_str(), what, fix))
+}
+
+/// A consumer that may say that more is settled than is.
+fn at_risk(queue: &Queue, place: &str) -> Finding {
+    let what = "it keeps its state on the disks of several servers (mem_storage is false): when one that \
+                was away comes to lead, nats-server may delete jobs that run or back off";
+    let fix = format!("tidemill setup {queue} --apply");
+    Finding::new(Severity::Error, "jobs_at_risk", place, what, fix)
 }
 
 /// What of a stream drift does not tell: options that we do not set, how full it is, who holds it.
@@ -193,6 +204,21 @@ mod tests {
         ] {
             assert_eq!(of(role, place, option), expected, "{place} {option}");
         }
+    }
+
+    #[test]
+    fn a_replicated_consumer_on_disk_is_a_risk_and_told_with_its_remedy() {
+        let drift = |wanted: &str, found: &str| Drift {
+            place: "J/low".into(),
+            option: "mem_storage".into(),
+            wanted: wanted.into(),
+            found: found.into(),
+        };
+        let of = |drift| drifted(&Queue::default(), Role::Jobs, &drift).expect("told");
+        let at_risk = of(drift("true", "false"));
+        assert_eq!((at_risk.code, at_risk.severity), ("jobs_at_risk", Severity::Error));
+        assert_eq!(at_risk.fix, "tidemill setup default --apply");
+        assert_eq!(of(drift("false", "true")).code, "consumer_differs");
     }
 
     fn stream_facts(config: Value, group: Option<Group>) -> StreamFacts {

@@ -189,6 +189,7 @@ impl Shared {
             | Part::Timers(_)
             | Part::Setup(_)
             | Part::Control(_)
+            | Part::Memory(_, _)
             | Part::Stuck(_, _)
             | Part::Unreadable(_)
             | Part::Leases => return,

@@ -42,6 +42,8 @@ pub enum TroubleKind {
     LeasesLost,
     /// Jobs are beyond the reach of their consumer, and this worker cannot bring them back.
     JobsStuck,
+    /// The broker may delete jobs that run or back off: replicated consumers keep their state on disk.
+    JobsAtRisk,
 }
 
 impl TroubleKind {
@@ -58,6 +60,7 @@ impl TroubleKind {
             Self::Refused => "refused",
             Self::LeasesLost => "leases_lost",
             Self::JobsStuck => "jobs_stuck",
+            Self::JobsAtRisk => "jobs_at_risk",
         }
     }
 }

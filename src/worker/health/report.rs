@@ -168,6 +168,8 @@ impl Supervision {
             (Part::Timers(queue), _) => {
                 named.or_else(|| Some(format!("{}/{DUE}", streams(queue).timers)))
             }
+            // Lanes of one queue were made together.
+            (Part::Memory(queue, outlet), _) => Some(outlet.stream(streams(queue)).to_owned()),
             (Part::Stuck(queue, outlet), _) => {
                 Some(format!("{}/{}", outlet.stream(streams(queue)), outlet.consumer()))
             }
@@ -213,6 +215,9 @@ impl Supervision {
             (TroubleKind::JobsStuck, _) => {
                 format!("mend the consumer and bring them back: `tidemill doctor {queue} --revive`")
             }
+            (TroubleKind::JobsAtRisk, _) => {
+                format!("make its consumers anew: `tidemill setup {queue} --apply`")
+            }
             (TroubleKind::LeasesLost, _) => {
                 "handlers that keep a thread busy, a slow machine or a slow line are the usual \
                  causes: lower the concurrency, or raise `ack_wait`"
@@ -255,7 +260,8 @@ fn log_begin(trouble: &Trouble) {
         | TroubleKind::NotAnswering
         | TroubleKind::Refused
         | TroubleKind::LeasesLost
-        | TroubleKind::JobsStuck => tracing::warn!(target: "tidemill::health", "{trouble}"),
+        | TroubleKind::JobsStuck
+        | TroubleKind::JobsAtRisk => tracing::warn!(target: "tidemill::health", "{trouble}"),
     }
 }
 

@@ -30,6 +30,8 @@ pub(in crate::worker) enum Part {
     Setup(usize),
     /// Hearing what the workers of a queue are told.
     Control(usize),
+    /// What remembers what was handed out of a queue.
+    Memory(usize, Outlet),
     /// What is handed out of a queue.
     Stuck(usize, Outlet),
     /// Burying jobs of a queue that break the connection.
@@ -47,6 +49,7 @@ impl Part {
             | Self::Timers(queue)
             | Self::Setup(queue)
             | Self::Control(queue)
+            | Self::Memory(queue, _)
             | Self::Stuck(queue, _) => Some(queue),
             Self::Unreadable(queue) => Some(queue),
             Self::Link | Self::Inbox | Self::Leases => None,
@@ -63,6 +66,7 @@ impl Part {
             Self::Timers(_)
             | Self::Setup(_)
             | Self::Control(_)
+            | Self::Memory(_, _)
             | Self::Stuck(_, _)
             | Self::Unreadable(_)
             | Self::Leases => Effect::WorksOn,
@@ -82,6 +86,7 @@ impl Part {
             | Self::Timers(_)
             | Self::Setup(_)
             | Self::Control(_)
+            | Self::Memory(_, _)
             | Self::Stuck(_, _)
             | Self::Unreadable(_)
             | Self::Leases => false,

@@ -42,7 +42,7 @@ impl Records {
 #[derive(Debug)]
 pub(super) struct Broker {
     pub(super) now: Time,
-    pub(super) consumer_created: Time,
+    pub(super) remembers_since: Time,
     pub(super) messages: BTreeMap<u64, Message>,
     next: u64,
     pub(super) records: Vec<Records>,
@@ -56,7 +56,7 @@ impl Broker {
         let now = time::from_nanos(1_800_000_000_000_000_000);
         let mut broker = Self {
             now,
-            consumer_created: time::before(now, Duration::from_secs(60)),
+            remembers_since: time::before(now, Duration::from_secs(60)),
             messages: BTreeMap::new(),
             next: 1,
             records: (0..runs).map(|_| Records::default()).collect(),

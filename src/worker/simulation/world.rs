@@ -41,7 +41,7 @@ struct Truth {
 /// A worker: what it remembers, and the job that it holds.
 #[derive(Debug)]
 struct Worker {
-    consumer_created: Time,
+    remembers_since: Time,
     suspect_up_to: u64,
     highest: u64,
     is_frozen: bool,
@@ -138,7 +138,7 @@ impl World {
             }
             Event::Amnesia => self.forget(),
             Event::Anew => {
-                self.broker.consumer_created = self.broker.now;
+                self.broker.remembers_since = self.broker.now;
                 self.forget();
             }
         }
@@ -434,7 +434,7 @@ fn last_word(settlement: &Settlement) -> Word {
 impl Worker {
     fn new(broker: &Broker) -> Self {
         let mut worker = Self {
-            consumer_created: broker.consumer_created,
+            remembers_since: broker.remembers_since,
             suspect_up_to: 0,
             highest: 0,
             is_frozen: false,
@@ -445,7 +445,7 @@ impl Worker {
     }
 
     fn take_stock(&mut self, broker: &Broker) {
-        self.consumer_created = broker.consumer_created;
+        self.remembers_since = broker.remembers_since;
         self.suspect_up_to = broker.highest_in_ledger().max(self.highest);
     }
 
@@ -456,7 +456,7 @@ impl Worker {
             delivered: message.delivered,
             sequence,
             stored: message.stored,
-            consumer_created: self.consumer_created,
+            remembers_since: self.remembers_since,
             suspect_up_to: self.suspect_up_to,
         };
         self.highest = self.highest.max(sequence);
