@@ -65,7 +65,12 @@ pub(crate) fn drift(place: &str, wanted: &Value, found: &Value) -> Vec<Drift> {
         .iter()
         .filter(|(option, _)| *option != FIXED_AT_BIRTH)
         .filter_map(|(option, wanted)| {
-            let found = found.get(option).unwrap_or(&Value::Null);
+            let found = match (wanted, found.get(option)) {
+                (_, Some(found)) => found,
+                // The server leaves out what is off.
+                (Value::Bool(_), None) => &Value::Bool(false),
+                (_, None) => &Value::Null,
+            };
             (!agree(option, wanted, found)).then(|| Drift {
                 place: place.to_owned(),
                 option: option.clone(),
@@ -82,8 +87,7 @@ fn agree(option: &str, wanted: &Value, found: &Value) -> bool {
         (Value::Object(wanted), Value::Object(found)) => {
             wanted.iter().all(|(key, value)| found.get(key) == Some(value))
         }
-        // It leaves out what is off, and writes no limit as 0 or -1.
-        (Value::Bool(false), Value::Null) => true,
+        // It writes no limit as 0 or -1.
         (Value::Number(_), _) if is_limit(option) => limit(wanted) == limit(found),
         _ => wanted == found,
     }

@@ -31,7 +31,7 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use super::health::Part;
 use super::pause::Pause;
-use super::stock::{Seen, Stock};
+use super::stock::Seen;
 use crate::broker::{Broken, Delivery, Pulled, Puller, Stored, Word};
 use crate::client::{Copied, Due, Promotion};
 use crate::error::{Error, ErrorKind, Result};
@@ -65,9 +65,10 @@ struct Promoter {
     epochs: watch::Receiver<u64>,
     at_once: Arc<Semaphore>,
     queue: usize,
-    stock: Stock,
+    /// Since when the consumer remembers what it hands out; `None` where that has to be asked again.
+    remembers_since: Option<Time>,
     /// How far the consumer had counted what it handed out, when it last did so here.
-    handed_out: u64,
+    seen: Seen,
     /// How many pulls in a row ended before their time.
     broken: u32,
     pause: Pause,
@@ -77,13 +78,9 @@ struct Promoter {
 pub(super) async fn run(shared: Arc<Shared>, queue: usize) {
     let stream = shared.queues[queue].streams.timers.clone();
     let mut pause = Pause::default();
-    let open = async || {
-        let stock = shared.stock_of(queue, Outlet::Due, Seen::HandedOut(0)).await?;
-        Ok((Puller::open(&shared.conn, &stream, DUE).await?, stock))
-    };
-    let (puller, stock) = loop {
-        match open().await {
-            Ok(opened) => break opened,
+    let puller = loop {
+        match Puller::open(&shared.conn, &stream, DUE).await {
+            Ok(puller) => break puller,
             Err(error) => shared.supervision.report(Part::Timers(queue), &error),
         }
         tokio::select! {
@@ -93,11 +90,18 @@ pub(super) async fn run(shared: Arc<Shared>, queue: usize) {
     };
     shared.supervision.clear(Part::Timers(queue));
     let epochs = shared.conn.epochs();
-    let at_once = Arc::new(Semaphore::new(BATCH));
-    let (handed_out, broken, pause) = (0, 0, Pause::default());
-    Promoter { shared, puller, epochs, at_once, queue, stock, handed_out, broken, pause }
-        .run()
-        .await;
+    let promoter = Promoter {
+        shared,
+        puller,
+        epochs,
+        at_once: Arc::new(Semaphore::new(BATCH)),
+        queue,
+        remembers_since: None,
+        seen: Seen::HandedOut(0),
+        broken: 0,
+        pause: Pause::default(),
+    };
+    promoter.run().await;
 }
 
 impl Promoter {
@@ -115,10 +119,13 @@ impl Promoter {
         self.finish().await;
     }
 
-    /// Keeps a pull open.
+    /// Keeps a pull open, of a consumer of which is known what it remembers.
     async fn ask(&mut self) {
         while !self.puller.is_open() && !self.shared.stop_fetching.is_cancelled() {
-            if let Err(error) = self.puller.pull(BATCH).await {
+            if let Err(error) = self.take_stock().await {
+                self.shared.supervision.report(Part::Timers(self.queue), &error);
+                self.rest().await;
+            } else if let Err(error) = self.puller.pull(BATCH).await {
                 self.broken(Broken::Unsent(error)).await;
             }
         }
@@ -129,9 +136,7 @@ impl Promoter {
         if !is_alive {
             return self.shared.stop_fetching.cancelled().await;
         }
-        if let Err(error) = self.take_stock().await {
-            self.broken(Broken::Unsent(error)).await;
-        }
+        self.remembers_since = None;
         // It may have been a timer that broke the connection.
         let (shared, queue) = (self.shared.clone(), self.queue);
         self.shared.tasks.spawn(async move { shared.promote_unreadable(queue).await });
@@ -141,10 +146,11 @@ impl Promoter {
         match pulled {
             Pulled::Job(delivery) => {
                 self.is_served();
-                if delivery.handed_out <= self.handed_out {
-                    self.counts_anew().await;
+                // It is another one, or has forgotten what it handed out: nothing comes for the first time.
+                self.seen = self.seen.then(delivery.handed_out);
+                if self.seen == Seen::CountsAnew {
+                    self.remembers_since = None;
                 }
-                self.handed_out = delivery.handed_out;
                 self.promote(delivery).await;
             }
             Pulled::Over { .. } => self.is_served(),
@@ -164,33 +170,30 @@ impl Promoter {
     async fn broken(&mut self, why: Broken) {
         tracing::debug!(%why, "promoting timers starts anew");
         self.broken += 1;
+        self.remembers_since = None;
         if let Some(error) = self.what_is_the_matter(why).await {
             self.shared.supervision.report(Part::Timers(self.queue), &error);
         }
+        self.rest().await;
+    }
+
+    /// Lets some time pass, and more of it each time until all is well again.
+    async fn rest(&mut self) {
         tokio::select! {
             () = self.shared.stop_fetching.cancelled() => {}
             () = sleep(self.pause.next()) => {}
         }
     }
 
-    /// Learns again since when the consumer remembers what it hands out.
+    /// Learns since when the consumer remembers what it hands out, where that is not known.
     async fn take_stock(&mut self) -> Result<()> {
-        let seen = Seen::HandedOut(self.handed_out);
-        self.stock = self.shared.stock_of(self.queue, Outlet::Due, seen).await?;
-        self.handed_out = 0;
-        Ok(())
-    }
-
-    /// The consumer is another one, or has forgotten what it handed out.
-    async fn counts_anew(&mut self) {
-        match self.shared.stock_of(self.queue, Outlet::Due, Seen::CountsAnew).await {
-            Ok(stock) => self.stock = stock,
-            // Then nothing that it says of first times counts.
-            Err(error) => {
-                tracing::debug!(%error, "nothing is known of the timers' consumer");
-                self.stock.remembers_since = self.shared.clock.latest();
-            }
+        if self.remembers_since.is_some() {
+            return Ok(());
         }
+        let stock = self.shared.stock_of(self.queue, Outlet::Due, self.seen).await?;
+        self.remembers_since = Some(stock.remembers_since);
+        self.seen = Seen::HandedOut(0);
+        Ok(())
     }
 
     /// Why a pull may have ended; `None` where that is nothing, or over.
@@ -213,9 +216,9 @@ impl Promoter {
     /// Promotes to the side, so that one that takes long holds no other up.
     async fn promote(&self, delivery: Delivery) {
         let Ok(turn) = self.at_once.clone().acquire_owned().await else { return };
-        let (shared, since) = (self.shared.clone(), self.stock.remembers_since);
+        let (shared, remembers_since) = (self.shared.clone(), self.remembers_since);
         self.shared.tasks.spawn(async move {
-            if let Err(error) = shared.promote(delivery, since).await {
+            if let Err(error) = shared.promote(delivery, remembers_since).await {
                 tracing::debug!(%error, "a timer was not settled; it comes again");
             }
             drop(turn);
@@ -244,10 +247,15 @@ impl Promoter {
 
 impl Shared {
     /// Puts a job whose time has come into its lane, then takes the timer away. What was stored later than
-    /// `remembers_since` nobody had in hands whom the consumer does not know of.
-    pub(super) async fn promote(&self, delivery: Delivery, remembers_since: Time) -> Result<()> {
+    /// the consumer remembers nobody had in hands whom it does not know of; where that is not known,
+    /// anything may have been.
+    pub(super) async fn promote(
+        &self,
+        delivery: Delivery,
+        remembers_since: Option<Time>,
+    ) -> Result<()> {
         let Delivery { subject, headers, payload, sequence, delivered, stored, ack, .. } = delivery;
-        let is_first = delivered == 1 && stored > remembers_since;
+        let is_first = delivered == 1 && remembers_since.is_some_and(|since| stored > since);
         let copied = if is_first { Copied::Never } else { Copied::Perhaps };
         let stored = Some(stored);
         let message = Stored { subject: subject.to_string(), sequence, headers, payload, stored };

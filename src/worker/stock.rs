@@ -36,6 +36,16 @@ pub(super) enum Seen {
     CountsAnew,
 }
 
+impl Seen {
+    /// After a delivery with which the consumer had handed out so many.
+    pub(super) fn then(self, handed_out: u64) -> Self {
+        match self {
+            Self::HandedOut(before) if handed_out > before => Self::HandedOut(handed_out),
+            Self::HandedOut(_) | Self::CountsAnew => Self::CountsAnew,
+        }
+    }
+}
+
 /// What was stored by then may have been handed out by a consumer that does not remember; `None` where it
 /// remembers all that it has handed out since it was made.
 ///

@@ -58,7 +58,7 @@ impl Shared {
             tracing::warn!(subject = message.subject, flaw, "a timer cannot be read");
             let ack = AckSubject::of(stream, DUE, message.sequence);
             let delivery = Delivery::unread(message, ack, self.clock.now());
-            if let Err(error) = self.promote(delivery, self.clock.latest()).await {
+            if let Err(error) = self.promote(delivery, None).await {
                 tracing::debug!(%error, "a timer was not settled; it comes again");
             }
         }

@@ -14,9 +14,9 @@
 //! | 6 finished job published again after a restart | `broker`; suite `unique`, `dead` |
 //! | 7 slow disk | `broker` |
 //! | 8 power lost | `power`, `power_three` |
-//! | 9 leader killed or frozen | `cluster`; timers: suite `cluster` |
+//! | 9 leader killed or frozen, all servers killed | `cluster`, `forgetting`; timers: suite `cluster` |
 //! | 10 quorum lost | `cluster` |
-//! | 11 rolling restart, lame duck, wiped server | `cluster`, of one server `broker` |
+//! | 11 rolling restart, lame duck, wiped server | `cluster`, `returning`, of one server `broker` |
 //! | 12 worker cut off | `network` |
 //! | 13 producer's line dead, half-open, cut, trickling, refused | `network`; suite `enqueue`, `all` |
 //! | 14 slow line with resets, silence | `network`; suite `far` |
@@ -34,7 +34,7 @@
 //! | 26 producer killed between publish and confirmation | `workers`, `network`; suite `all`, `moves` |
 //! | 27 consumer deleted | `topology` |
 //! | 28 stream deleted | `topology`; suite `enqueue` |
-//! | 29 consumer changed, paused | `topology`; suite `queues` |
+//! | 29 consumer changed, paused, of an earlier version | `topology`, `forgetting`; suite `queues` |
 //! | 30 rights revoked | `topology`; suite `refusals`, connect `rights` |
 //! | 31 credentials expire | connect `logins` |
 //! | 32 TLS | connect `tls` |
@@ -53,6 +53,7 @@ mod broker;
 mod clock;
 mod cluster;
 mod everywhere;
+mod forgetting;
 mod input;
 mod limits;
 mod network;
@@ -65,6 +66,7 @@ mod power_three;
 #[path = "../suite/proxy.rs"]
 #[expect(dead_code, reason = "the suite has uses for all of it")]
 mod proxy;
+mod returning;
 mod support;
 mod topology;
 mod workers;

@@ -128,6 +128,14 @@ impl Broker {
         }
     }
 
+    /// Forgets all deliveries together with those who had them, and tells since when it remembers.
+    pub(super) fn forget_all(&mut self) {
+        let had_forgotten = self.has_forgotten;
+        self.forget_deliveries();
+        self.has_forgotten = had_forgotten;
+        self.remembers_since = self.now;
+    }
+
     /// The highest sequence that the ledger names.
     pub(super) fn highest_in_ledger(&self) -> u64 {
         let entries = self.records.iter().flat_map(|records| &records.ledger);

@@ -24,6 +24,9 @@ pub(super) enum Event {
     Wait(u8),
     /// A worker is killed, and another takes its place.
     Crash(usize),
+    /// All servers and all workers are killed at once, and started again: a consumer in memory knows of
+    /// nothing that it handed out.
+    Outage,
     /// What a worker tells the broker last gets lost.
     LoseWord(usize),
     /// The broker hands out early what was put off, as when a NAK's delay was forgotten.
@@ -82,6 +85,7 @@ fn events(harm: Harm) -> BoxedStrategy<Event> {
         40 => (any.clone(), said()).prop_map(|(worker, said)| Event::Step(worker, said)),
         8 => (0u8..90).prop_map(Event::Wait),
         4 => any.clone().prop_map(Event::Crash),
+        1 => Just(Event::Outage),
         2 => any.clone().prop_map(Event::LoseWord),
         2 => any.clone().prop_map(Event::Early),
         2 => any.clone().prop_map(Event::Resend),
@@ -118,6 +122,7 @@ impl Entitled {
             Event::Step(..)
             | Event::Wait(_)
             | Event::Crash(_)
+            | Event::Outage
             | Event::LoseWord(_)
             | Event::Early(_)
             | Event::Resend(_)

@@ -110,6 +110,10 @@ impl World {
             Event::Step(worker, said) => self.step(worker % WORKERS, said),
             Event::Wait(count) => self.wait(seconds(count.into())),
             Event::Crash(worker) => self.workers[worker % WORKERS] = Worker::new(&self.broker),
+            Event::Outage => {
+                self.broker.forget_all();
+                self.workers = (0..WORKERS).map(|_| Worker::new(&self.broker)).collect();
+            }
             Event::LoseWord(worker) => {
                 let hold = &mut self.workers[worker % WORKERS].hold;
                 if matches!(hold, Some(Hold { stage: Stage::Recorded(_), .. })) {
