@@ -9,6 +9,7 @@ use tidemill::embedded::Cluster;
 use tokio::time::timeout;
 
 use crate::support::copies::{Copies, caught_up, jsz};
+use crate::support::held::Held;
 use crate::support::load::{Load, Runs, Said, goes_through, longest_gap, work};
 use crate::support::process::signal;
 use crate::support::site::Login;
@@ -127,6 +128,11 @@ impl Three {
         }
     }
 
+    /// Jobs that somebody holds while servers come and go.
+    async fn held(&self) -> Held {
+        Held::start(&self.worker, &self.cluster.url()).await
+    }
+
     /// Waits until every replica of every stream and consumer has all that its leader has.
     pub(crate) async fn caught_up(&self) {
         caught_up(&self.nats(0).await).await;
@@ -149,10 +155,11 @@ async fn leaders_are_lost(sync: Sync, of: Leads) {
     let three = Three::start(sync).await;
     let runs = Seen::default();
     let running = work(&three.worker, &runs).await;
-    let mut said = Said::default();
+    let (mut said, mut held) = (Said::default(), three.held().await);
     for (first, how) in [(0, Lost::Killed), (10_000, Lost::Frozen)] {
         let load = Load::from(&three.client, first, 1000, Duration::from_millis(15));
         some_more(&runs).await;
+        held.before().await;
         let leader = three.leader(of).await;
         let from = Instant::now();
         three.lose(leader, how).await;
@@ -161,7 +168,9 @@ async fn leaders_are_lost(sync: Sync, of: Leads) {
         some_more(&runs).await;
         let gap = longest_gap(&runs, from);
         assert!(gap < allowed, "{how:?} leader, {of:?}: nothing was begun for {gap:?}");
+        held.while_away().await;
         three.give_back(leader, how).await;
+        held.are_there(leader).await;
         said.add(load.end().await);
     }
     assert!(said.refused.is_empty(), "{:?}", said.refused);
@@ -256,13 +265,22 @@ async fn rolling_restart(sync: Sync) {
     let three = Three::start(sync).await;
     let runs = Seen::default();
     let running = work(&three.worker, &runs).await;
-    let load = Load::start(&three.patient().await, 900, Duration::from_millis(15));
-    let load = load.each_within(PATIENCE);
+    let (mut said, mut held) = (Said::default(), three.held().await);
+    let producer = three.patient().await;
     for node in 0..3 {
+        held.before().await;
+        let first = 1000 * node as u64;
+        let load = Load::from(&producer, first, 500, Duration::from_millis(15));
+        let load = load.each_within(PATIENCE);
         some_more(&runs).await;
+        three.lose(node, Lost::Killed).await;
+        held.while_away().await;
         three.give_back(node, Lost::Killed).await;
+        said.add(load.end().await);
     }
-    let said = load.end().await;
+    for node in 0..3 {
+        held.are_there(node).await;
+    }
     assert_eq!((said.unknown.len(), said.refused.len()), (0, 0), "{said:?}");
     let nats = three.nats(0).await;
     let became = said.is_all_done(&three.client, &nats, &runs, RECOVERY).await;
@@ -291,9 +309,11 @@ async fn lame_duck(sync: Sync) {
     let three = Three::of(cluster).await;
     let runs = Seen::default();
     let running = work(&three.worker, &runs).await;
+    let mut held = three.held().await;
     let load = Load::start(&three.patient().await, 800, Duration::from_millis(15));
     let load = load.each_within(PATIENCE);
     some_more(&runs).await;
+    held.before().await;
     let leader = three.leader(Leads::JobsStream).await;
     let duck = three.cluster.node(leader);
     let from = Instant::now();
@@ -302,7 +322,9 @@ async fn lame_duck(sync: Sync) {
     some_more(&runs).await;
     let gap = longest_gap(&runs, from);
     assert!(gap < GAP + BUSY, "nothing was begun for {gap:?}");
+    held.while_away().await;
     three.give_back(leader, Lost::Killed).await;
+    held.are_there(leader).await;
     let said = load.end().await;
     assert_eq!((said.unknown.len(), said.refused.len()), (0, 0), "{said:?}");
     let nats = three.nats(0).await;

@@ -41,8 +41,8 @@ const BACKOFF: Duration = Duration::from_secs(25);
 /// What clocks and rounding take off a delay.
 const TOLERANCE: Duration = Duration::from_millis(50);
 
-async fn three() -> (Cluster, Client) {
-    let cluster = Cluster::start_with(3, Sync::Lazy.builder()).await.expect("a cluster");
+async fn three(sync: Sync) -> (Cluster, Client) {
+    let cluster = Cluster::start_with(3, sync.builder()).await.expect("a cluster");
     let client = at(&cluster).await;
     client.ensure_queue(&Queue::default()).await.expect("made");
     (cluster, client)
@@ -130,7 +130,17 @@ async fn work(client: &Client, slots: usize, gate: watch::Receiver<bool>) -> (Ru
 /// hold, also for a worker that starts when the consumers have handed out something again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_servers_are_killed_at_once_and_attempts_stay_exact() {
-    let (cluster, client) = three().await;
+    all_are_killed(Sync::Lazy).await;
+}
+
+/// 9. R3 with fsync. The same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_servers_with_fsync_are_killed_at_once_and_attempts_stay_exact() {
+    all_are_killed(Sync::Always).await;
+}
+
+async fn all_are_killed(sync: Sync) {
+    let (cluster, client) = three(sync).await;
     let jobs = enqueue(&client, STORM.chain(FLAKY).chain(LONG).map(job)).await;
     let doomed = Doomed::start(cluster.url());
     let first_of_all = STORM.count() + FLAKY.count() + LONG.count();
@@ -226,7 +236,7 @@ async fn said(cluster: &Cluster, arguments: &[&str]) -> String {
 /// it has to be, or early.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_of_an_earlier_version_is_brought_over_with_jobs_under_way() {
-    let (cluster, client) = three().await;
+    let (cluster, client) = three(Sync::Lazy).await;
     let nats = nats_at(&cluster.url(), Login::Nobody).await;
     as_made_earlier(&nats).await;
     let calls = Seen::default();

@@ -10,6 +10,7 @@ use tidemill::embedded::Broker;
 use tidemill::{NewJob, Priority, Status};
 
 use crate::support::disk::SmallDisk;
+use crate::support::held::Held;
 use crate::support::load::{Load, Said, goes_through, is_empty, work, work_for};
 use crate::support::site::Login;
 use crate::support::{
@@ -90,21 +91,28 @@ async fn upgraded(sync: Sync) {
     let runs = Seen::default();
     let running = work_for(&site.hands, &runs, Duration::from_millis(30)).await;
     let (mut said, mut waiting) = (Said::default(), Vec::new());
+    let mut held = Held::start(&site.hands, &site.url()).await;
     let mut first = 0;
     for version in ["2.14.6", "2.15.1"] {
         std::fs::remove_file(&program).expect("it is there");
         symlink(installed(version).await, &program).expect("a link");
         for node in site.nodes() {
+            held.before().await;
             let load = Load::from(&site.client, first, 100, Duration::from_millis(20));
             for n in first + 500..first + 505 {
                 let job = NewJob::new(&numbered(n)).priority(Priority::Low);
                 let job = job.delay(Duration::from_secs(4));
                 waiting.push(site.client.enqueue(job).await.expect("stored"));
             }
+            node.kill().await.expect("killed");
+            held.while_away().await;
             site.give_back(node).await;
             said.add(load.end().await);
             first += 1000;
         }
+    }
+    for node in 0..3 {
+        held.are_there(node).await;
     }
     assert!(said.refused.is_empty(), "{:?}", said.refused);
     let nats = site.nats().await;

@@ -4,6 +4,7 @@ pub(crate) mod chaos;
 pub(crate) mod copies;
 pub(crate) mod disk;
 pub(crate) mod footprint;
+pub(crate) mod held;
 pub(crate) mod island;
 pub(crate) mod load;
 pub(crate) mod lost;
