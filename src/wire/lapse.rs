@@ -55,12 +55,9 @@ mod tests {
     #[test]
     fn a_note_reads_as_it_was_written_and_nothing_else_does() {
         let before = time::parse("2026-12-01T10:00:00.5Z").expect("a time");
-        let lapse = Lapse::new("low", before, "w1");
+        let lapse = Lapse::new("low", before, "w");
         let text = serde_json::to_string(&lapse).expect("serializes");
-        assert_eq!(
-            text,
-            r#"{"v":1,"event":"lapsed","consumer":"low","before":"2026-12-01T10:00:00.500Z","worker":"w1"}"#
-        );
+        assert_eq!(text, crate::wire::protocol_block("json,lapse"));
         assert_eq!(Lapse::read(text.as_bytes(), "low"), Some(lapse));
         assert_eq!(Lapse::read(text.as_bytes(), "high"), None);
         for other in ["", "{}", &text.replace("lapsed", "failed")] {
