@@ -191,10 +191,14 @@ impl Crew {
         roles.filter_map(|role| Some((role.name.clone(), role.child.id()?))).collect()
     }
 
+    /// Every other worker puts what is not due soon on a timer, and the rest leave it on its lane: whatever
+    /// waits is met in both places.
     pub(super) async fn start_one(&mut self, index: usize) -> anyhow::Result<()> {
         self.places[index].generation += 1;
         let name = self.name(index);
-        let more = ["--concurrency".to_owned(), self.concurrency.to_string()];
+        let park_over = if index % 2 == 0 { "60s" } else { "2s" };
+        let more = ["--concurrency", &self.concurrency.to_string(), "--park-over", park_over];
+        let more = more.map(str::to_owned);
         self.places[index].role = Some(self.program.start("worker", &name, &more).await?);
         Ok(())
     }

@@ -62,7 +62,12 @@ pub(super) enum Event {
     /// It is not there.
     Refused { id: String, error: String },
     /// A worker begins.
-    Working { concurrency: u64 },
+    Working {
+        concurrency: u64,
+        /// The delay over which it sets a timer.
+        #[serde(default = "usual_park_over_ms")]
+        park_over_ms: u64,
+    },
     /// A handler was called.
     Start { id: String, run: String, lane: Priority, attempt: u32, sum: String },
     /// A handler returns.
@@ -83,6 +88,8 @@ pub(super) enum Event {
     Ledger { id: String, run: String, attempt: u32, what: AttemptEvent, worker: String },
     /// A dead letter.
     Letter { id: String, run: String, attempts: u32, reason: String, sum: String },
+    /// A job that is unfinished in the end, and how it stands.
+    Left { id: String, run: String, stands: Stands },
     /// How the queue's streams stand in the end.
     Streams(Streams),
 }
@@ -95,6 +102,21 @@ pub(super) enum Said {
     Failed,
     /// It was told to stop.
     Stopped,
+}
+
+/// How an unfinished job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Stands {
+    Waiting,
+    Running,
+    BackingOff,
+    /// On a timer, or on its lane.
+    Scheduled,
+}
+
+fn usual_park_over_ms() -> u64 {
+    60_000
 }
 
 /// A queue's streams in figures.

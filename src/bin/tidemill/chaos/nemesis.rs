@@ -1,5 +1,6 @@
 //! Carries a plan out: breaks, waits, makes whole, and writes down each.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -84,6 +85,7 @@ impl Nemesis<'_> {
             }
             Fault::QuorumLost => self.lose_quorum(step, any, lasting).await,
             Fault::RollingRestart => self.restart_all(step).await,
+            Fault::RollingUpgradeUnderLoad => self.upgrade(step, any, lasting).await,
             Fault::NodeWiped => {
                 self.stage.broken(step, &self.mill.name(any));
                 self.mill.nodes()[any].wipe().await?;
@@ -160,6 +162,40 @@ impl Nemesis<'_> {
         self.stage.broken(step, "one after the other");
         for node in self.mill.nodes() {
             node.restart().await?;
+            self.mill.settled().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends each server in turn for its part of the time. A server that comes back gets what it missed as a
+    /// snapshot, and only when it leads does it show whether it made sense of it.
+    async fn upgrade(&self, step: &Step, first: usize, lasting: Duration) -> anyhow::Result<()> {
+        self.stage.broken(step, "one after the other");
+        let nodes = self.mill.nodes();
+        let away = lasting / u32::try_from(nodes.len()).unwrap_or(1);
+        let mut have_led = BTreeSet::new();
+        for (turn, index) in (first..first + nodes.len()).map(|n| n % nodes.len()).enumerate() {
+            nodes[index].terminate().await?;
+            sleep(away).await;
+            if turn > 0 {
+                have_led.extend(self.stream_leader().await);
+            }
+            nodes[index].restart().await?;
+            self.mill.settled().await?;
+        }
+        self.let_all_lead(have_led).await
+    }
+
+    /// Ends whoever leads the jobs stream, until all have led it, or it has gone round.
+    async fn let_all_lead(&self, mut have_led: BTreeSet<usize>) -> anyhow::Result<()> {
+        let nodes = self.mill.nodes();
+        for _ in nodes {
+            let Some(leader) = self.stream_leader().await else { continue };
+            have_led.insert(leader);
+            if have_led.len() == nodes.len() {
+                return Ok(());
+            }
+            nodes[leader].restart().await?;
             self.mill.settled().await?;
         }
         Ok(())

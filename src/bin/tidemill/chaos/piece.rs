@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tidemill::{Backoff, NewJob, Priority};
 
@@ -16,8 +17,26 @@ const PLENTY: u32 = 40;
 /// Attempts of a job that always fails.
 const FEW: u32 = 3;
 
-/// Between a failed attempt and the next. More than the second by which a broker's crash may shorten it.
-const BACKOFF: Duration = Duration::from_millis(1500);
+/// Between a failed attempt and the next, as a rule, in milliseconds.
+const BACKOFF_MS: u64 = 1500;
+
+/// The same of jobs that are to be under way while a server leaves, stays away and comes back; so long that
+/// they outlast that, and so short that lanes and not timers hold them.
+const LONG_BACKOFF_MS: std::ops::Range<u64> = 15_000..30_000;
+
+/// How long a long handler takes, in milliseconds.
+const LONG_RUN_MS: std::ops::Range<u64> = 2000..6000;
+
+/// What is among the jobs of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum Load {
+    /// Jobs that are over soon: most succeed at once, some fail once or twice, some always, some are delayed
+    #[default]
+    Plain,
+    /// The same, and jobs that stay under way for long: they run for seconds, or wait half a minute for their
+    /// next attempt
+    Soak,
+}
 
 /// A job, as its payload.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +47,8 @@ pub(super) struct Piece {
     pub(super) fails: u32,
     pub(super) max_attempts: u32,
     pub(super) takes_ms: u64,
+    /// Between a failed attempt and the next.
+    pub(super) backoff_ms: u64,
     pub(super) run_after_ms: Option<u64>,
     pub(super) entry: Entry,
     /// To make payloads differ in size.
@@ -48,8 +69,16 @@ pub(super) enum Entry {
 
 impl Piece {
     /// The job of this number.
-    pub(super) fn of(name: &str, seed: u64, n: u64) -> Self {
-        let mut chance = fastrand::Rng::with_seed(seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    pub(super) fn of(load: Load, name: &str, seed: u64, n: u64) -> Self {
+        let plain = Self::plain(name, seed, n);
+        match load {
+            Load::Plain => plain,
+            Load::Soak => plain.or_long(seed, n),
+        }
+    }
+
+    fn plain(name: &str, seed: u64, n: u64) -> Self {
+        let mut chance = chance_of(seed, n);
         let (fails, max_attempts) = match chance.u32(0..100) {
             0..5 => (1, PLENTY),
             5..8 => (2, PLENTY),
@@ -76,9 +105,22 @@ impl Piece {
             fails,
             max_attempts,
             takes_ms,
+            backoff_ms: BACKOFF_MS,
             run_after_ms,
             entry,
             padding: "x".repeat(chance.usize(0..200)),
+        }
+    }
+
+    /// The same, or one that stays under way for long.
+    fn or_long(self, seed: u64, n: u64) -> Self {
+        let mut chance = chance_of(seed.rotate_left(17), n);
+        let backoff_ms = chance.u64(LONG_BACKOFF_MS);
+        let takes_ms = chance.u64(LONG_RUN_MS);
+        match chance.u32(0..1000) {
+            0..50 => Self { fails: 1, max_attempts: PLENTY, backoff_ms, ..self },
+            50..54 => Self { fails: 0, max_attempts: PLENTY, takes_ms, ..self },
+            _ => self,
         }
     }
 
@@ -92,7 +134,7 @@ impl Piece {
             takes_ms: 20 + n % 20,
             run_after_ms: None,
             entry: Entry::Many,
-            ..Self::of(name, seed, n)
+            ..Self::plain(name, seed, n)
         }
     }
 
@@ -106,7 +148,7 @@ impl Piece {
             .id(&self.id)
             .priority(self.lane)
             .max_retries(self.max_attempts - 1)
-            .backoff(&Backoff::fixed(BACKOFF));
+            .backoff(&Backoff::fixed(Duration::from_millis(self.backoff_ms)));
         match self.run_after_ms {
             Some(delay) => job.delay(Duration::from_millis(delay)),
             None => job,
@@ -121,11 +163,15 @@ impl Piece {
             fails: self.fails,
             max_attempts: self.max_attempts,
             takes_ms: self.takes_ms,
-            backoff_ms: u64::try_from(BACKOFF.as_millis()).unwrap_or(u64::MAX),
+            backoff_ms: self.backoff_ms,
             run_after_ms: self.run_after_ms,
             sum: sum(payload),
         }
     }
+}
+
+fn chance_of(seed: u64, n: u64) -> fastrand::Rng {
+    fastrand::Rng::with_seed(seed ^ n.wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
 /// A checksum of a payload (FNV-1a).
@@ -142,14 +188,14 @@ mod tests {
 
     #[test]
     fn a_job_follows_from_seed_and_number() {
-        assert_eq!(Piece::of("p", 7, 3), Piece::of("p", 7, 3));
-        let seeds: Vec<Piece> = (0..5).map(|seed| Piece::of("p", seed, 3)).collect();
+        assert_eq!(Piece::of(Load::Soak, "p", 7, 3), Piece::of(Load::Soak, "p", 7, 3));
+        let seeds: Vec<Piece> = (0..5).map(|seed| Piece::of(Load::Soak, "p", seed, 3)).collect();
         assert!(seeds.iter().any(|piece| *piece != seeds[0]));
     }
 
     #[test]
     fn every_manner_comes_up() {
-        let pieces: Vec<Piece> = (0..2000).map(|n| Piece::of("p", 1, n)).collect();
+        let pieces: Vec<Piece> = (0..2000).map(|n| Piece::of(Load::Soak, "p", 1, n)).collect();
         for lane in Priority::ALL {
             assert!(pieces.iter().any(|piece| piece.lane == lane), "{lane}");
         }
@@ -160,6 +206,23 @@ mod tests {
         assert!((20..80).contains(&always), "{always}");
         assert!(pieces.iter().any(|piece| piece.fails == 1 && piece.max_attempts == PLENTY));
         assert!(pieces.iter().any(|piece| piece.run_after_ms.is_some()));
+    }
+
+    #[test]
+    fn a_soak_always_has_jobs_under_way_for_long() {
+        let longs = |load| {
+            let pieces = (0..2000).map(|n| Piece::of(load, "p", 1, n));
+            let is_long = |piece: &Piece| {
+                let waits = piece.fails == 1 && piece.backoff_ms >= LONG_BACKOFF_MS.start;
+                (waits, piece.takes_ms >= LONG_RUN_MS.start)
+            };
+            let each: Vec<(bool, bool)> = pieces.map(|piece| is_long(&piece)).collect();
+            let waits = each.iter().filter(|(waits, _)| *waits).count();
+            (waits, each.iter().filter(|(_, runs)| *runs).count())
+        };
+        let (wait, run) = longs(Load::Soak);
+        assert!((70..130).contains(&wait) && (3..20).contains(&run), "{wait} {run}");
+        assert_eq!(longs(Load::Plain), (0, 0));
     }
 
     #[test]

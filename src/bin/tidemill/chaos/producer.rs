@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::history::{Event, Journal};
-use super::piece::{Entry, Piece};
+use super::piece::{Entry, Load, Piece};
 use super::{RoleArgs, number_of, told_to_end};
 use crate::cli::Global;
 use crate::exit::Exit;
@@ -40,6 +40,9 @@ pub(crate) struct ProducerArgs {
     /// Instead of such, put as many as this on each lane, all at once, that succeed in some 30 ms
     #[arg(long, value_name = "JOBS", conflicts_with_all = ["jobs", "rate"])]
     fill: Option<u64>,
+    /// What the jobs are
+    #[arg(long, value_enum, default_value_t = Load::Plain, conflicts_with = "fill")]
+    load: Load,
     /// Jobs in a second
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
@@ -93,7 +96,7 @@ impl Producer {
         let began = Instant::now();
         let mut n = 0;
         while n < args.jobs {
-            let pieces = together(&args.role.name, seed, n..args.jobs);
+            let pieces = together(args.load, &args.role.name, seed, n..args.jobs);
             n += pieces.len() as u64;
             sleep_until(began + Duration::from_secs_f64(n as f64 / args.rate)).await;
             while under_way.len() >= UNDER_WAY {
@@ -157,10 +160,10 @@ impl Producer {
 }
 
 /// The next jobs, which go by one call.
-fn together(name: &str, seed: u64, numbers: std::ops::Range<u64>) -> Vec<Piece> {
+fn together(load: Load, name: &str, seed: u64, numbers: std::ops::Range<u64>) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for n in numbers {
-        let piece = Piece::of(name, seed, n);
+        let piece = Piece::of(load, name, seed, n);
         let goes_along = match pieces.first() {
             None => true,
             Some(first) => first.entry == piece.entry && piece.entry != Entry::Single,
@@ -205,7 +208,7 @@ mod tests {
         let mut n = 0;
         let mut calls = Vec::new();
         while n < 500 {
-            let pieces = together("p", 3, n..500);
+            let pieces = together(Load::Soak, "p", 3, n..500);
             assert!((1..=TOGETHER).contains(&pieces.len()));
             for piece in &pieces {
                 assert_eq!(piece.id, format!("p-{n}"));

@@ -1,7 +1,7 @@
 //! What a checked history comes to: for programs as JSON, for people as a table.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 
 use serde::Serialize;
 use tidemill::Priority;
@@ -9,6 +9,9 @@ use tidemill::Priority;
 use super::history::Streams;
 use crate::cli::Global;
 use crate::output;
+
+/// How many lost jobs are told one by one.
+const LOST_NAMED: usize = 20;
 
 /// A checked history.
 #[derive(Debug, Default, Serialize)]
@@ -19,6 +22,8 @@ pub(super) struct Report {
     pub(super) faults: BTreeMap<String, u64>,
     pub(super) enqueued: Enqueued,
     pub(super) lost: Lost,
+    /// The same, each with where it was last seen; not all where there are very many.
+    pub(super) lost_jobs: Vec<LostJob>,
     /// Jobs that were run or recorded though nobody enqueued them, or not like that.
     pub(super) phantoms: u64,
     /// Completions beyond the first of a job.
@@ -62,6 +67,29 @@ pub(super) struct Lost {
     pub(super) suffix: u64,
 }
 
+/// A confirmed job without an end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct LostJob {
+    pub(super) id: String,
+    pub(super) run: String,
+    pub(super) last_seen: LastSeen,
+    /// When that was, in milliseconds since the history began.
+    pub(super) at_ms: u64,
+    /// What was broken then, or next.
+    pub(super) faults: Vec<String>,
+}
+
+/// Where a job was last seen. No process writes down that a job was delivered to it before it starts, so
+/// such a job counts as enqueued, or as waiting as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum LastSeen {
+    Enqueued,
+    Running,
+    BackingOff,
+    OnATimer,
+}
+
 /// Prints a report; `again` is the command that repeats the run.
 pub(super) fn tell(global: &Global, report: &Report, again: Option<&str>) -> anyhow::Result<()> {
     if global.json {
@@ -74,6 +102,9 @@ pub(super) fn tell(global: &Global, report: &Report, again: Option<&str>) -> any
     output::error(&format!("{} of the invariants do not hold", report.violations.len()));
     for violation in &report.violations {
         output::line(&format!("  - {violation}"))?;
+    }
+    for lost in report.lost_jobs.iter().take(LOST_NAMED) {
+        output::line(&format!("    {lost}"))?;
     }
     if let Some(again) = again {
         output::line(&format!("\nthe same plan and jobs again:\n  {again}"))?;
@@ -134,6 +165,26 @@ impl Report {
         );
         row("on record", format!("{results} completions, {dead} dead letters"), "");
         table.to_string()
+    }
+}
+
+impl Display for LostJob {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self { id, run, last_seen, at_ms, faults } = self;
+        let seconds = *at_ms as f64 / 1000.0;
+        let faults = if faults.is_empty() { "nothing".to_owned() } else { faults.join(", ") };
+        write!(f, "{id} (run {run}) was last seen {last_seen} at {seconds:.1} s; broken: {faults}")
+    }
+}
+
+impl Display for LastSeen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Enqueued => "enqueued",
+            Self::Running => "running",
+            Self::BackingOff => "backing off",
+            Self::OnATimer => "on a timer",
+        })
     }
 }
 

@@ -11,8 +11,9 @@ use super::books::{Books, Job, Start};
 /// What clocks and rounding take off a delay.
 const TOLERANCE_US: u64 = 5_000;
 
-/// What a broker that restarts may take off a delay.
-const AFTER_RESTART_US: u64 = 1_000_000;
+/// The same where the broker was broken. It may hand a job out too soon, but a worker that gets one asks the
+/// broker's clock, which it knows that well, and puts the job off for the rest.
+const AFTER_RESTART_US: u64 = 50_000;
 
 /// Attempt numbers: never skipped, never repeated but for a first attempt that left no trace.
 pub(super) fn numbers(books: &Books, asked: Asked, report: &mut Report) {

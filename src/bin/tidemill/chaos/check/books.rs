@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tidemill::{AttemptEvent, Priority, Status};
 
-use super::super::history::{Event, Line, Said, Streams};
+use super::super::history::{Event, Line, Said, Stands, Streams};
 
 /// The time within which workers are given up, where the history does not say.
 const USUAL_ACK_WAIT_US: u64 = 30_000_000;
@@ -25,8 +25,11 @@ pub(super) struct Books {
     pub(super) seed: Option<u64>,
     pub(super) footprints: Vec<Footprint>,
     ack_wait_us: Option<u64>,
+    pub(super) began_us: u64,
     /// By process.
     concurrency: BTreeMap<String, u64>,
+    /// The delay over which each process sets timers.
+    park_over_us: BTreeMap<String, u64>,
 }
 
 /// From when to when something was broken.
@@ -70,6 +73,15 @@ pub(super) struct Job {
     pub(super) completions: Vec<Ended>,
     pub(super) ledger: Vec<Entry>,
     pub(super) letters: Vec<Letter>,
+    /// Where it is in the end, if it is unfinished.
+    pub(super) left: Vec<Left>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Left {
+    pub(super) at_us: u64,
+    pub(super) run: String,
+    pub(super) stands: Stands,
 }
 
 #[derive(Clone, Debug)]
@@ -151,7 +163,8 @@ pub(super) struct Letter {
 impl Books {
     /// Sorts lines that are in the order of time.
     pub(super) fn of(lines: &[(String, Line)]) -> Self {
-        let mut books = Self::default();
+        let began_us = lines.first().map_or(0, |(_, line)| line.at_us);
+        let mut books = Self { began_us, ..Self::default() };
         for (by, line) in lines {
             books.enter(by, line.at_us, &line.event);
         }
@@ -165,8 +178,9 @@ impl Books {
                 self.ack_wait_us = Some(ack_wait_ms.saturating_mul(1000));
             }
             Event::Producing { seed, .. } => self.seed = self.seed.or(Some(seed)),
-            Event::Working { concurrency } => {
+            Event::Working { concurrency, park_over_ms } => {
                 self.concurrency.insert(by.to_owned(), concurrency);
+                self.park_over_us.insert(by.to_owned(), park_over_ms.saturating_mul(1000));
             }
             Event::Try { id, fails, max_attempts, backoff_ms, run_after_ms, sum, .. } => {
                 self.job(id).tried = Some(Tried {
@@ -216,6 +230,9 @@ impl Books {
             Event::Letter { id, run, attempts, reason, sum } => {
                 self.job(id).letters.push(Letter { run, attempts, reason, sum });
             }
+            Event::Left { id, run, stands } => {
+                self.job(id).left.push(Left { at_us, run, stands });
+            }
             Event::Streams(streams) => self.streams = Some(streams),
         }
     }
@@ -227,6 +244,11 @@ impl Books {
     fn told(&mut self, id: String, at_us: u64, outcome: Outcome) {
         self.last_enqueue_us = self.last_enqueue_us.max(at_us);
         self.job(id).outcome = outcome;
+    }
+
+    /// Whether this process puts a job off by a timer that is not due for so long.
+    pub(super) fn sets_timer(&self, by: &str, delay_us: u64) -> bool {
+        self.park_over_us.get(by).is_some_and(|park_over_us| delay_us > *park_over_us)
     }
 
     pub(super) fn ack_wait_us(&self) -> u64 {

@@ -5,6 +5,10 @@ use tidemill::Status;
 use super::super::history::Said;
 use super::super::report::{Enqueued, Lost, Report};
 use super::books::{Books, Ended, Job, Outcome, Tried};
+use super::last_seen::lost_job;
+
+/// How many lost jobs are told one by one.
+const LOST_TOLD: usize = 1000;
 
 pub(super) fn enqueued(books: &Books, report: &mut Report) {
     let mut duplicates = Vec::new();
@@ -50,6 +54,13 @@ pub(super) fn lost(books: &Books, report: &mut Report) {
     let ids: Vec<String> =
         confirmed.iter().filter(is_lost).map(|(_, id, _)| (*id).to_owned()).collect();
     report.violated_by("confirmed, but without an end", &ids);
+    let lost = confirmed.iter().filter(is_lost).take(LOST_TOLD);
+    report.lost_jobs = lost
+        .filter_map(|(at_us, id, _)| {
+            let job = books.jobs.get(*id)?;
+            Some(lost_job(books, id, job.run()?, job, *at_us))
+        })
+        .collect();
 }
 
 type Question = fn(&Job) -> bool;

@@ -6,6 +6,7 @@ mod attempts;
 mod books;
 mod ends;
 mod footprints;
+mod last_seen;
 mod runs;
 mod shares;
 #[cfg(test)]
