@@ -15,7 +15,7 @@ use tidemill::{
 use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Asked, check};
-use super::history::{self, Event, Journal, Stands, Streams};
+use super::history::{self, Event, Journal, Sealing, Stands, Streams};
 use super::piece::{KIND, sum};
 use super::report::{self, Report};
 use super::{DEFAULT_QUEUE, exit_of};
@@ -99,9 +99,15 @@ pub(super) async fn collect(
     entered.await?;
     let letters = client.dead_letters(DeadFilter::queue(queue.clone()).kind(Kind::new(KIND)?));
     let buried = write_all(&journal, letters, info.dead, |letter| {
-        let DeadLetter { id, run, info, payload, .. } = letter;
+        let sealing = match letter.sealed_with() {
+            Some(_) => Sealing::Sealed,
+            None => Sealing::Open,
+        };
+        // One that does not open has a sum that no job has.
+        let payload = letter.open(client).unwrap_or_default();
+        let DeadLetter { id, run, info, .. } = letter;
         let (id, run, sum) = (id.to_string(), run.to_string(), sum(&payload));
-        Event::Letter { id, run, attempts: info.attempts, reason: info.reason, sum }
+        Event::Letter { id, run, attempts: info.attempts, reason: info.reason, sealing, sum }
     });
     buried.await?;
     let unfinished = client.jobs(JobFilter::queue(queue.clone()));

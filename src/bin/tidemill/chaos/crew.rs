@@ -30,6 +30,8 @@ pub(super) struct Program {
     pub(super) url: String,
     pub(super) namespace: String,
     pub(super) history: PathBuf,
+    /// What sealed payloads are opened with.
+    pub(super) seal_keys: PathBuf,
 }
 
 /// A process that has said that it works.
@@ -97,6 +99,11 @@ impl Program {
         }
         child.kill().await?;
         Ok(Err(child.wait().await?))
+    }
+
+    /// What is to be given to a process that seals and opens payloads.
+    pub(super) fn sealing(&self) -> [String; 2] {
+        ["--seal-keys".to_owned(), self.seal_keys.to_string_lossy().into_owned()]
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -198,7 +205,7 @@ impl Crew {
         let name = self.name(index);
         let park_over = if index % 2 == 0 { "60s" } else { "2s" };
         let more = ["--concurrency", &self.concurrency.to_string(), "--park-over", park_over];
-        let more = more.map(str::to_owned);
+        let more = [&more.map(str::to_owned)[..], &self.program.sealing()].concat();
         self.places[index].role = Some(self.program.start("worker", &name, &more).await?);
         Ok(())
     }

@@ -46,6 +46,11 @@ pub(super) enum Event {
         backoff_ms: u64,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         run_after_ms: Option<u64>,
+        /// What others share with it, if it is unique.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+        #[serde(default)]
+        sealing: Sealing,
         sum: String,
     },
     /// The broker has it.
@@ -56,11 +61,40 @@ pub(super) enum Event {
         sequence: Option<u64>,
     },
     /// One of its key was there already.
-    Duplicate { id: String },
+    Duplicate {
+        id: String,
+        /// The run that was there.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of: Option<String>,
+    },
     /// It may or may not be there.
     Unknown { id: String, error: String },
     /// It is not there.
     Refused { id: String, error: String },
+    /// A cron entry is about to be added.
+    Cron {
+        name: String,
+        every_ms: u64,
+        #[serde(default)]
+        sealing: Sealing,
+        sum: String,
+    },
+    /// All cron entries are removed.
+    CronRemoved,
+    /// An enqueued job is about to be cancelled, by whoever enqueued it.
+    Cancel { id: String },
+    /// It has ended so, as the one who cancelled it was told.
+    Cancelled { id: String, status: Status },
+    /// It is about to be put on a lane, or let run now.
+    Move {
+        id: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<Priority>,
+    },
+    /// It was, as the one who moved it was told.
+    Moved { id: String },
+    /// What was done to it last may or may not be done, or could not be.
+    NotDone { id: String, error: String },
     /// A worker begins.
     Working {
         concurrency: u64,
@@ -69,7 +103,15 @@ pub(super) enum Event {
         park_over_ms: u64,
     },
     /// A handler was called.
-    Start { id: String, run: String, lane: Priority, attempt: u32, sum: String },
+    Start {
+        id: String,
+        run: String,
+        lane: Priority,
+        attempt: u32,
+        #[serde(default)]
+        sealing: Sealing,
+        sum: String,
+    },
     /// A handler returns.
     End { id: String, run: String, attempt: u32, said: Said },
     /// Something is broken from now on.
@@ -87,7 +129,15 @@ pub(super) enum Event {
     /// An entry of the ledger of attempts.
     Ledger { id: String, run: String, attempt: u32, what: AttemptEvent, worker: String },
     /// A dead letter.
-    Letter { id: String, run: String, attempts: u32, reason: String, sum: String },
+    Letter {
+        id: String,
+        run: String,
+        attempts: u32,
+        reason: String,
+        #[serde(default)]
+        sealing: Sealing,
+        sum: String,
+    },
     /// A job that is unfinished in the end, and how it stands.
     Left { id: String, run: String, stands: Stands },
     /// How the queue's streams stand in the end.
@@ -102,6 +152,15 @@ pub(super) enum Said {
     Failed,
     /// It was told to stop.
     Stopped,
+}
+
+/// Whether the broker has a payload sealed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Sealing {
+    #[default]
+    Open,
+    Sealed,
 }
 
 /// How an unfinished job stands.
@@ -252,6 +311,8 @@ mod tests {
             takes_ms: 5,
             backoff_ms: 1000,
             run_after_ms: None,
+            key: None,
+            sealing: Sealing::Open,
             sum: "ff".into(),
         };
         let line = Line { at_us: 7, event };

@@ -5,6 +5,7 @@
 //! what the broker has on record.
 
 mod check;
+mod clockwork;
 mod collect;
 mod crew;
 mod footprint;

@@ -8,13 +8,13 @@ use fastrand::Rng;
 
 /// The shortest and the longest that something stays broken, in milliseconds.
 const SHORTEST_MS: u64 = 300;
-const LONGEST_MS: u64 = 42_000;
+const LONGEST_MS: u64 = 39_000;
 /// The longest of what is not done to all servers in turn.
 const LONGEST_OF_ONE_MS: u64 = 10_000;
 
 /// How long each server is away in an upgrade under load: at least so long that those that lead lanes
 /// compact their logs meanwhile, which nats-server does every ten seconds at most.
-const AWAY_MS: std::ops::Range<u64> = 12_000..14_000;
+const AWAY_MS: std::ops::Range<u64> = 11_000..13_000;
 
 /// From the beginning to the first fault, and between faults of a row.
 const WARM_UP_MS: u64 = 1500;
@@ -47,11 +47,13 @@ pub(super) enum Fault {
     QuorumLost,
     /// All servers are restarted, one after the other
     RollingRestart,
-    /// Each server in turn is told to end and stays away for some 13 s, until the others have dropped what it
+    /// Each server in turn is told to end and stays away for some 12 s, until the others have dropped what it
     /// missed from their logs; then the servers that are back take the lead
     RollingUpgradeUnderLoad,
     /// A server loses all that it has stored and gets it from the others
     NodeWiped,
+    /// All servers run in jerks, stopped most of the time, as on machines that are short of processors
+    ServersStutter,
     /// A server is told to leave in its own time, and started again
     LameDuck,
     /// The connections to all servers are closed
@@ -89,7 +91,7 @@ impl Fault {
             | Self::RollingRestart
             | Self::RollingUpgradeUnderLoad => Needs::Cluster,
             Self::NodeWiped => Needs::Replicas,
-            Self::LameDuck | Self::ConnectionsReset => Needs::AnyServer,
+            Self::LameDuck | Self::ConnectionsReset | Self::ServersStutter => Needs::AnyServer,
         }
     }
 
@@ -124,6 +126,7 @@ impl Fault {
             | Self::ConsumerLeaderKilled
             | Self::MetaLeaderKilled
             | Self::NodeWiped => chance.u64(500..6000),
+            Self::ServersStutter => chance.u64(3000..8000),
             Self::ConnectionsReset => chance.u64(SHORTEST_MS..1500),
             // These take as long as they take.
             Self::RollingRestart | Self::LameDuck => SHORTEST_MS,

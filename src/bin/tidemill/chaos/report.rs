@@ -38,6 +38,10 @@ pub(super) struct Report {
     pub(super) wrong_ends: u64,
     pub(super) early_retries: u64,
     pub(super) late_retries: u64,
+    pub(super) unique: Unique,
+    pub(super) cron: Cron,
+    pub(super) cancelled: Cancelled,
+    pub(super) moved: Moved,
     /// Handler calls by lane.
     pub(super) lane_starts: BTreeMap<Priority, u64>,
     /// First attempts by lane in a while in which all lanes were full and nothing was broken; empty where
@@ -65,6 +69,46 @@ pub(super) struct Lost {
     pub(super) prefix: u64,
     pub(super) middle: u64,
     pub(super) suffix: u64,
+}
+
+/// Jobs of which one of a key is unfinished at a time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Unique {
+    pub(super) runs: u64,
+    pub(super) refused: u64,
+    /// Runs that were unfinished beside another of their key.
+    pub(super) overlapping: u64,
+    /// Refused with no other of their key there.
+    pub(super) wrongly_refused: u64,
+}
+
+/// Jobs that the broker enqueued by cron entries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Cron {
+    pub(super) firings: u64,
+    pub(super) endless: u64,
+    /// Entries that fired too often, or too rarely.
+    pub(super) wrong_counts: u64,
+}
+
+/// Jobs that their producer cancelled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Cancelled {
+    pub(super) asked: u64,
+    /// That are cancelled, as the producer was told; others had ended, or it is not known.
+    pub(super) confirmed: u64,
+    pub(super) ended_otherwise: u64,
+    /// That started long after.
+    pub(super) started: u64,
+}
+
+/// Jobs that their producer put on another lane, or let run now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Moved {
+    pub(super) asked: u64,
+    pub(super) confirmed: u64,
+    /// That started on another lane than they were moved to.
+    pub(super) elsewhere: u64,
 }
 
 /// A confirmed job without an end.
@@ -132,7 +176,7 @@ impl Report {
         row(
             "enqueued",
             format!("{ok} ok, {unknown} unknown, {refused} refused, {duplicate} duplicate"),
-            "no duplicate",
+            "duplicates only of unique ones",
         );
         row("lost", format!("{prefix} first, {middle} between, {suffix} last"), "0");
         row("phantoms", self.phantoms.to_string(), "0");
@@ -148,6 +192,21 @@ impl Report {
         row("wrong attempt numbers", self.wrong_attempts.to_string(), "0");
         row("early", self.early_retries.to_string(), "0");
         row("late", self.late_retries.to_string(), "0");
+        let Unique { runs, refused, overlapping, wrongly_refused } = self.unique;
+        row("unique", format!("{runs} runs, {refused} refused beside them"), "");
+        row("unfinished beside their like", overlapping.to_string(), "0");
+        row("refused with none there", wrongly_refused.to_string(), "0");
+        let Cron { firings, endless, wrong_counts } = self.cron;
+        row("fired by cron entries", firings.to_string(), "");
+        row("fired without an end", endless.to_string(), "0");
+        row("entries fired too often or rarely", wrong_counts.to_string(), "0");
+        let Cancelled { asked, confirmed, ended_otherwise, started } = self.cancelled;
+        row("cancelled", format!("{confirmed} of {asked} that were to be"), "");
+        row("ended otherwise than told", ended_otherwise.to_string(), "0");
+        row("started though cancelled", started.to_string(), "0");
+        let Moved { asked, confirmed, elsewhere } = self.moved;
+        row("moved", format!("{confirmed} of {asked} that were to be"), "");
+        row("started on another lane", elsewhere.to_string(), "0");
         row("handler calls by lane", listed(&self.lane_starts), "");
         row("starts while all lanes were full", listed(&self.shares), "about 8:4:2:1");
         row(

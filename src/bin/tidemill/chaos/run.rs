@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum as _};
-use tidemill::{Client, ConnectOptions, Queue, QueueConfig};
+use tidemill::{Client, ConnectOptions, Queue, QueueConfig, SealKey, SealKeys};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::check::Asked;
+use super::clockwork;
 use super::collect::{check_folder, collect};
 use super::crew::{Crew, Program, Role};
 use super::footprint;
@@ -27,11 +28,16 @@ use crate::login::Given;
 use crate::output;
 use crate::signals::StopSignals;
 
-/// Producers, among which the rate is shared.
-const PRODUCERS: u64 = 2;
+/// The parts of the rate that producers have, and which of them seals what it enqueues.
+const SHARES: [f64; 3] = [0.45, 0.45, 0.1];
+const SEALS: u64 = 2;
 
 /// How long producers may take beyond the run: what is unknown they ask for this long.
 const PRODUCERS_END: Duration = Duration::from_secs(90);
+
+/// Further queues on several servers, as there are where a team works with them. A server that comes back
+/// brings up all its streams before their consumers, and what goes wrong meanwhile takes a while to.
+const IDLE_QUEUES: u32 = 5;
 
 /// How many jobs each lane is filled with in the beginning, for each that all workers run at once; and the
 /// most.
@@ -217,7 +223,8 @@ impl Run<'_> {
         journal.note(Event::Setup { seed, ack_wait_ms })?;
         let jetstream = if args.sync_always { "sync_interval: always" } else { "" };
         let mill = Mill::start(wish.nodes, jetstream, args.nats_server.as_deref()).await?;
-        let client = self.client(&mill, &queue).await?;
+        let keys = self.make_seal_keys()?;
+        let client = self.client(&mill, &queue, &keys).await?;
         let (major, minor, patch) = client.server_version();
         stage.say(&format!(
             "{} × nats-server {major}.{minor}.{patch}, {} copies of each stream; {} workers, {} \
@@ -232,12 +239,14 @@ impl Run<'_> {
             url: mill.url(),
             namespace: self.global.namespace.to_string(),
             history: self.history.to_owned(),
+            seal_keys: keys,
         };
         self.fill(&program).await?;
         let crew = Crew::start(program.clone(), wish.workers, args.concurrency).await?;
         let crew = Mutex::new(crew);
         stage.say("all lanes are full, and nothing is broken yet");
         self.is_worked_off(&client, &queue).await?;
+        clockwork::start(&client, &queue, seed, journal).await?;
         let producers = self.start_producers(&program).await?;
         let ended = {
             let ns = self.global.namespace.as_str().to_uppercase();
@@ -256,6 +265,8 @@ impl Run<'_> {
             crew.heal().await?;
             journal.note(Event::AllHealed)?;
             let mut wrong = self.end_producers(producers, ended).await;
+            tokio::time::sleep(clockwork::WATCHED).await;
+            clockwork::stop(&client, &queue, journal).await?;
             stage.say("waiting for the queue to be empty");
             let within = Duration::from_secs(args.within);
             let collected = tokio::select! {
@@ -282,7 +293,7 @@ impl Run<'_> {
         }
     }
 
-    async fn client(&self, mill: &Mill, queue: &Queue) -> anyhow::Result<Client> {
+    async fn client(&self, mill: &Mill, queue: &Queue, keys: &Path) -> anyhow::Result<Client> {
         let mut config = QueueConfig::default();
         config.replicas = self.wish.replicas;
         config.ack_wait = self.args.ack_wait;
@@ -290,9 +301,24 @@ impl Run<'_> {
         let client = Client::connect(options)
             .await?
             .with_namespace(self.global.namespace.clone())
-            .with_queue_config(config);
+            .with_queue_config(config)
+            .with_seal_keys(SealKeys::from_text(&std::fs::read_to_string(keys)?)?);
         client.ensure_queue(queue).await?;
+        if self.wish.nodes > 1 {
+            for n in 1..=IDLE_QUEUES {
+                client.ensure_queue(&Queue::new(format!("idle-{n}"))?).await?;
+            }
+        }
         Ok(client)
+    }
+
+    /// A file with a key of this run's own.
+    fn make_seal_keys(&self) -> anyhow::Result<PathBuf> {
+        let path = self.history.join("seal.keys");
+        let key = SealKey::generate("chaos")?;
+        std::fs::write(&path, key.reveal().as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
 
     /// Fills all lanes before anybody works them.
@@ -319,18 +345,21 @@ impl Run<'_> {
     }
 
     async fn start_producers(&self, program: &Program) -> anyhow::Result<Vec<Role>> {
-        let rate = self.args.rate() as f64 / PRODUCERS as f64;
-        let jobs = (rate * self.wish.duration_ms as f64 / 1000.0).ceil() as u64;
         let mut producers = Vec::new();
-        for n in 0..PRODUCERS {
-            let more = [
+        for (n, share) in (0..).zip(SHARES) {
+            let rate = self.args.rate() as f64 * share;
+            let jobs = (rate * self.wish.duration_ms as f64 / 1000.0).ceil() as u64;
+            let mut more = [
                 ["--jobs".to_owned(), jobs.to_string()],
                 ["--rate".to_owned(), rate.to_string()],
                 ["--load".to_owned(), self.args.load()],
                 ["--seed".to_owned(), self.wish.seed.wrapping_add(n).to_string()],
-            ];
-            producers
-                .push(program.start("producer", &format!("p{}", n + 1), &more.concat()).await?);
+            ]
+            .concat();
+            if n == SEALS {
+                more.extend(program.sealing());
+            }
+            producers.push(program.start("producer", &format!("p{}", n + 1), &more).await?);
         }
         Ok(producers)
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clap::Args;
 use tidemill::{Handler, HandlerResult, JobContext, JobError, Worker};
 
-use super::history::{Event, Journal, Said};
+use super::history::{Event, Journal, Said, Sealing};
 use super::piece::{KIND, Piece, sum};
 use super::{RoleArgs, told_to_end};
 use crate::cli::{Global, duration};
@@ -60,16 +60,21 @@ async fn handle(journal: Arc<Journal>, payload: Bytes, context: JobContext) -> H
             JobError::failed(format!("{error:#}"))
         })
     };
-    let (id, run, attempt) =
-        (context.id().to_string(), context.run().to_string(), context.attempt());
+    let (run, attempt) = (context.run().to_string(), context.attempt());
+    let piece: Piece = serde_json::from_slice(&payload)?;
+    // Runs of one key have one id, of which the history knows each by its own.
+    let id = match piece.key {
+        Some(_) => piece.id.clone(),
+        None => context.id().to_string(),
+    };
     note(Event::Start {
         id: id.clone(),
         run: run.clone(),
         lane: context.priority(),
         attempt,
+        sealing: if context.is_sealed() { Sealing::Sealed } else { Sealing::Open },
         sum: sum(&payload),
     })?;
-    let piece: Piece = serde_json::from_slice(&payload)?;
     let said = tokio::select! {
         () = tokio::time::sleep(Duration::from_millis(piece.takes_ms)) => {
             if attempt <= piece.fails { Said::Failed } else { Said::Done }

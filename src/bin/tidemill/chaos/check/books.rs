@@ -1,10 +1,11 @@
 //! A history sorted by job: all that is known of each, and when something was broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tidemill::{AttemptEvent, Priority, Status};
 
-use super::super::history::{Event, Line, Said, Stands, Streams};
+use super::super::history::{Event, Line, Said, Sealing, Stands, Streams};
+use super::super::piece::PLENTY;
 
 /// The time within which workers are given up, where the history does not say.
 const USUAL_ACK_WAIT_US: u64 = 30_000_000;
@@ -24,12 +25,57 @@ pub(super) struct Books {
     pub(super) streams: Option<Streams>,
     pub(super) seed: Option<u64>,
     pub(super) footprints: Vec<Footprint>,
+    pub(super) cron: Vec<Entries>,
+    pub(super) cron_removed_us: Option<u64>,
     ack_wait_us: Option<u64>,
     pub(super) began_us: u64,
     /// By process.
     concurrency: BTreeMap<String, u64>,
     /// The delay over which each process sets timers.
     park_over_us: BTreeMap<String, u64>,
+    /// The job of each run of those whose id is their key's: the broker's records name that id.
+    runs_of_keys: HashMap<String, String>,
+}
+
+/// A cron entry, with all that it fires.
+#[derive(Clone, Debug)]
+pub(super) struct Entries {
+    pub(super) name: String,
+    pub(super) from_us: u64,
+    pub(super) every_us: u64,
+    sealing: Sealing,
+    sum: String,
+}
+
+impl Entries {
+    pub(super) fn is_firing(&self, id: &str) -> bool {
+        id.strip_prefix("c-")
+            .and_then(|rest| rest.strip_prefix(&self.name))
+            .is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    /// A firing, before anything is known of it but what its entry says.
+    fn firing(&self) -> Job {
+        let tried = Tried {
+            at_us: self.from_us,
+            fails: 0,
+            max_attempts: PLENTY,
+            backoff_us: 0,
+            run_after_us: None,
+            key: None,
+            sealing: self.sealing,
+            sum: self.sum.clone(),
+        };
+        Job { tried: Some(tried), origin: Origin::Cron, ..Job::default() }
+    }
+}
+
+/// Who enqueues a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Origin {
+    #[default]
+    Producer,
+    Cron,
 }
 
 /// From when to when something was broken.
@@ -66,6 +112,7 @@ impl Footprint {
 
 #[derive(Debug, Default)]
 pub(super) struct Job {
+    pub(super) origin: Origin,
     pub(super) tried: Option<Tried>,
     pub(super) outcome: Outcome,
     pub(super) starts: Vec<Start>,
@@ -75,6 +122,8 @@ pub(super) struct Job {
     pub(super) letters: Vec<Letter>,
     /// Where it is in the end, if it is unfinished.
     pub(super) left: Vec<Left>,
+    pub(super) cancelled: Option<Cancelled>,
+    pub(super) moved: Option<Moved>,
 }
 
 #[derive(Clone, Debug)]
@@ -91,7 +140,26 @@ pub(super) struct Tried {
     pub(super) max_attempts: u32,
     pub(super) backoff_us: u64,
     pub(super) run_after_us: Option<u64>,
+    pub(super) key: Option<String>,
+    pub(super) sealing: Sealing,
     pub(super) sum: String,
+}
+
+/// A cancellation by the producer.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cancelled {
+    /// What it was told, and when; nothing where that is not known.
+    pub(super) told: Option<(u64, Status)>,
+}
+
+/// A move by the producer.
+#[derive(Clone, Debug)]
+pub(super) struct Moved {
+    pub(super) asked_us: u64,
+    /// To which lane; none where it is to run now.
+    pub(super) to: Option<Priority>,
+    /// When it was told that it is done.
+    pub(super) done_us: Option<u64>,
 }
 
 impl Tried {
@@ -116,7 +184,11 @@ pub(super) enum Outcome {
         at_us: u64,
         run: String,
     },
-    Duplicate,
+    Duplicate {
+        at_us: u64,
+        /// The run that was there, by what the producer was told.
+        of: Option<String>,
+    },
     Refused,
 }
 
@@ -126,6 +198,7 @@ pub(super) struct Start {
     pub(super) run: String,
     pub(super) lane: Priority,
     pub(super) attempt: u32,
+    pub(super) sealing: Sealing,
     pub(super) sum: String,
 }
 
@@ -157,6 +230,7 @@ pub(super) struct Letter {
     pub(super) run: String,
     pub(super) attempts: u32,
     pub(super) reason: String,
+    pub(super) sealing: Sealing,
     pub(super) sum: String,
 }
 
@@ -182,22 +256,56 @@ impl Books {
                 self.concurrency.insert(by.to_owned(), concurrency);
                 self.park_over_us.insert(by.to_owned(), park_over_ms.saturating_mul(1000));
             }
-            Event::Try { id, fails, max_attempts, backoff_ms, run_after_ms, sum, .. } => {
+            Event::Try {
+                id,
+                fails,
+                max_attempts,
+                backoff_ms,
+                run_after_ms,
+                key,
+                sealing,
+                sum,
+                ..
+            } => {
                 self.job(id).tried = Some(Tried {
                     at_us,
                     fails,
                     max_attempts,
                     backoff_us: backoff_ms.saturating_mul(1000),
                     run_after_us: run_after_ms.map(|ms| ms.saturating_mul(1000)),
+                    key,
+                    sealing,
                     sum,
                 });
             }
-            Event::Ok { id, run, .. } => self.told(id, at_us, Outcome::Ok { at_us, run }),
-            Event::Duplicate { id } => self.told(id, at_us, Outcome::Duplicate),
+            Event::Ok { id, run, .. } => {
+                self.know_run(&id, &run);
+                self.told(id, at_us, Outcome::Ok { at_us, run });
+            }
+            Event::Duplicate { id, of } => self.told(id, at_us, Outcome::Duplicate { at_us, of }),
             Event::Unknown { id, .. } => self.told(id, at_us, Outcome::Unknown),
             Event::Refused { id, .. } => self.told(id, at_us, Outcome::Refused),
-            Event::Start { id, run, lane, attempt, sum } => {
-                self.job(id).starts.push(Start { at_us, run, lane, attempt, sum });
+            Event::Cron { name, every_ms, sealing, sum } => {
+                let every_us = every_ms.max(1).saturating_mul(1000);
+                self.cron.push(Entries { name, from_us: at_us, every_us, sealing, sum });
+            }
+            Event::CronRemoved => self.cron_removed_us = Some(at_us),
+            Event::Cancel { id } => self.job(id).cancelled = Some(Cancelled::default()),
+            Event::Cancelled { id, status } => {
+                self.job(id).cancelled = Some(Cancelled { told: Some((at_us, status)) });
+            }
+            Event::Move { id, to } => {
+                self.job(id).moved = Some(Moved { asked_us: at_us, to, done_us: None });
+            }
+            Event::Moved { id } => {
+                if let Some(moved) = &mut self.job(id).moved {
+                    moved.done_us = Some(at_us);
+                }
+            }
+            Event::NotDone { .. } => {}
+            Event::Start { id, run, lane, attempt, sealing, sum } => {
+                self.know_run(&id, &run);
+                self.job(id).starts.push(Start { at_us, run, lane, attempt, sealing, sum });
             }
             Event::End { id, run, attempt, said } => {
                 self.job(id).ends.push(End { at_us, by: by.to_owned(), run, attempt, said });
@@ -222,23 +330,43 @@ impl Books {
             }
             Event::Emptied => self.emptied_us = Some(at_us),
             Event::Completion { id, run, status, attempt } => {
+                let id = self.of_run(id, &run);
                 self.job(id).completions.push(Ended { run, status, attempt });
             }
-            Event::Ledger { id, attempt, what, worker, .. } => {
+            Event::Ledger { id, run, attempt, what, worker } => {
+                let id = self.of_run(id, &run);
                 self.job(id).ledger.push(Entry { attempt, what, worker });
             }
-            Event::Letter { id, run, attempts, reason, sum } => {
-                self.job(id).letters.push(Letter { run, attempts, reason, sum });
+            Event::Letter { id, run, attempts, reason, sealing, sum } => {
+                let id = self.of_run(id, &run);
+                self.job(id).letters.push(Letter { run, attempts, reason, sealing, sum });
             }
             Event::Left { id, run, stands } => {
+                let id = self.of_run(id, &run);
                 self.job(id).left.push(Left { at_us, run, stands });
             }
             Event::Streams(streams) => self.streams = Some(streams),
         }
     }
 
+    fn know_run(&mut self, id: &str, run: &str) {
+        let tried = self.jobs.get(id).and_then(|job| job.tried.as_ref());
+        if tried.is_some_and(|tried| tried.key.is_some()) {
+            self.runs_of_keys.insert(run.to_owned(), id.to_owned());
+        }
+    }
+
+    /// The job that a record of the broker's is of.
+    fn of_run(&self, id: String, run: &str) -> String {
+        self.runs_of_keys.get(run).cloned().unwrap_or(id)
+    }
+
     fn job(&mut self, id: String) -> &mut Job {
-        self.jobs.entry(id).or_default()
+        let cron = &self.cron;
+        self.jobs.entry(id).or_insert_with_key(|id| {
+            let entry = cron.iter().find(|entry| entry.is_firing(id));
+            entry.map(Entries::firing).unwrap_or_default()
+        })
     }
 
     fn told(&mut self, id: String, at_us: u64, outcome: Outcome) {
@@ -290,6 +418,12 @@ impl Books {
         self.faults_around(from_us, until_us).any(|fault| !fault.is_of_worker())
     }
 
+    /// When all is whole again of what is broken around a moment.
+    pub(super) fn whole_again_us(&self, at_us: u64) -> u64 {
+        let around = self.faults_around(at_us, at_us + self.aftermath_us());
+        around.map(|fault| fault.until_us.unwrap_or(u64::MAX / 2)).max().unwrap_or_default()
+    }
+
     /// The last moment, up to this one, at which something was still broken.
     pub(super) fn whole_since_us(&self, at_us: u64) -> u64 {
         let begun = self.faults.iter().filter(|fault| fault.from_us <= at_us);
@@ -306,7 +440,7 @@ impl Job {
         };
         match &self.outcome {
             Outcome::Ok { run, .. } => Some(run),
-            Outcome::Unknown | Outcome::Duplicate | Outcome::Refused => seen(),
+            Outcome::Unknown | Outcome::Duplicate { .. } | Outcome::Refused => seen(),
         }
     }
 

@@ -33,5 +33,10 @@ fn has_reason(books: &Books, job: &Job, before: &Start, again: &Start) -> bool {
     let has_failed = is_next && job.failed_before(before.attempt, again.at_us).is_some();
     let was_given_back =
         job.ends.iter().any(|end| end.attempt == before.attempt && end.said == Said::Stopped);
-    has_failed || was_given_back || books.faults_around(before.at_us, again.at_us).next().is_some()
+    // The worker that had it already, and the one that was given its copy, may both run it.
+    let was_moved = job.moved.as_ref().is_some_and(|moved| moved.asked_us <= again.at_us);
+    has_failed
+        || was_given_back
+        || was_moved
+        || books.faults_around(before.at_us, again.at_us).next().is_some()
 }

@@ -1,9 +1,11 @@
 //! The checker against histories that are right, and against the same ones tampered with.
 
+mod kinds;
+
 use proptest::prelude::*;
 use tidemill::{AttemptEvent, Priority, Status};
 
-use super::super::history::{Event, Line, Said, Streams};
+use super::super::history::{Event, Line, Said, Sealing, Streams};
 use super::super::piece::{Load, Piece, sum};
 use super::super::report::{Enqueued, LastSeen, Lost, Report};
 use super::{Asked, check};
@@ -48,7 +50,7 @@ impl Told {
 
     fn enqueue(&mut self, piece: &Piece) {
         let payload = piece.payload().expect("serializes");
-        self.at(1000, "p", piece.attempted(&payload));
+        self.at(1000, "p", piece.attempted(&payload, Sealing::Open));
         let id = piece.id.clone();
         self.at(1000, "p", Event::Ok { id, run: run_of(piece), sequence: None });
     }
@@ -56,7 +58,8 @@ impl Told {
     fn start(&mut self, piece: &Piece, attempt: u32, by: &str) {
         let sum = sum(&piece.payload().expect("serializes"));
         let (id, run, lane) = (piece.id.clone(), run_of(piece), piece.lane);
-        self.at(1000, by, Event::Start { id, run, lane, attempt, sum });
+        let sealing = Sealing::Open;
+        self.at(1000, by, Event::Start { id, run, lane, attempt, sealing, sum });
     }
 
     fn end(&mut self, piece: &Piece, attempt: u32, said: Said, by: &str) {
@@ -77,7 +80,8 @@ impl Told {
         self.complete(piece, Status::Dead, attempts);
         let (id, run, sum) = (piece.id.clone(), run_of(piece), sum(payload));
         let reason = "attempts_exhausted".to_owned();
-        self.at(0, "collected", Event::Letter { id, run, attempts, reason, sum });
+        let sealing = Sealing::Open;
+        self.at(0, "collected", Event::Letter { id, run, attempts, reason, sealing, sum });
     }
 
     fn emptied(mut self) -> Self {
@@ -359,7 +363,7 @@ fn a_lost_job_is_told_with_where_it_was_last_seen() {
 fn what_is_unknown_may_be_there_once_or_not_at_all() {
     let unknown = |told: &mut Told, n: u64| {
         let piece = piece(n);
-        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes")));
+        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes"), Sealing::Open));
         let (id, error) = (piece.id.clone(), "no answer".to_owned());
         told.at(1000, "p", Event::Unknown { id, error });
         piece
@@ -386,7 +390,7 @@ fn a_fault_explains_another_run_and_no_fault_does_not() {
     let killed = |what: Option<&str>| {
         let mut told = Told::default();
         let piece = piece(0);
-        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes")));
+        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes"), Sealing::Open));
         let (id, run) = (piece.id.clone(), run_of(&piece));
         told.at(1000, "p", Event::Ok { id, run, sequence: Some(1) });
         told.start(&piece, 1, "w1");

@@ -3,6 +3,8 @@
 //! The rate is kept whatever happens to the jobs before. What is not known of an enqueue is noted as
 //! unknown, and nobody enqueues that job again.
 
+mod later;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use tidemill::{Client, Error, JobHandle, NewJob, Priority, Queue};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::history::{Event, Journal};
+use super::history::{Event, Journal, Sealing};
 use super::piece::{Entry, Load, Piece};
 use super::{RoleArgs, number_of, told_to_end};
 use crate::cli::Global;
@@ -29,7 +31,7 @@ const UNDER_WAY: usize = 4000;
 const TOGETHER: usize = 10;
 
 /// Enqueue jobs at a rate: on all lanes, some that fail once or twice, some that always fail, some with
-/// a delay; and note what became of every enqueue.
+/// a delay; and note what became of every enqueue. With --seal-keys their payloads are sealed.
 #[derive(Debug, Args)]
 pub(crate) struct ProducerArgs {
     #[command(flatten)]
@@ -55,8 +57,9 @@ pub(super) async fn run(global: &Global, args: ProducerArgs) -> anyhow::Result<E
     anyhow::ensure!(args.rate > 0.0, "rate is {}: use more than 0 jobs a second", args.rate);
     let mut signals = StopSignals::new()?;
     let journal = Arc::new(Journal::open(&args.role.history, &args.role.name)?);
-    let producer =
-        Producer { client: global.client().await?, queue: args.role.queue.clone(), journal };
+    let sealing = if global.keys.seals() { Sealing::Sealed } else { Sealing::Open };
+    let (client, queue) = (global.client().await?, args.role.queue.clone());
+    let producer = Producer { client, queue, journal, sealing };
     let seed = number_of(args.seed.as_ref())?.unwrap_or(1);
     let ProducerArgs { jobs, rate, .. } = args;
     producer.journal.note(Event::Producing { seed, jobs, rate })?;
@@ -84,6 +87,7 @@ struct Producer {
     client: Client,
     queue: Queue,
     journal: Arc<Journal>,
+    sealing: Sealing,
 }
 
 impl Producer {
@@ -125,17 +129,24 @@ impl Producer {
         let (mut jobs, mut attempted) = (Vec::new(), Vec::new());
         for piece in &pieces {
             let payload = piece.payload()?;
-            attempted.push(piece.attempted(&payload));
+            attempted.push(piece.attempted(&payload, self.sealing));
             jobs.push(piece.job(self.queue.as_str(), payload));
         }
         self.journal.write(&attempted)?;
         let outcomes = self.send(pieces[0].entry, jobs).await;
-        let noted: Vec<Event> = pieces
-            .into_iter()
-            .zip(outcomes)
-            .map(|(piece, outcome)| outcome_of(piece.id, outcome))
-            .collect();
-        self.journal.write(&noted)
+        let (mut noted, mut stored) = (Vec::new(), Vec::new());
+        for (piece, outcome) in pieces.into_iter().zip(outcomes) {
+            let event = outcome_of(piece.id.clone(), outcome);
+            if matches!(event, Event::Ok { .. }) {
+                stored.push(piece);
+            }
+            noted.push(event);
+        }
+        self.journal.write(&noted)?;
+        for piece in stored {
+            self.do_later(&piece).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, entry: Entry, jobs: Vec<NewJob>) -> Vec<Result<JobHandle, Failure>> {
@@ -192,7 +203,9 @@ fn failure(error: &Error) -> Failure {
 
 fn outcome_of(id: String, outcome: Result<JobHandle, Failure>) -> Event {
     match outcome {
-        Ok(handle) if handle.is_duplicate() => Event::Duplicate { id },
+        Ok(handle) if handle.is_duplicate() => {
+            Event::Duplicate { id, of: Some(handle.run().to_string()) }
+        }
         Ok(handle) => Event::Ok { id, run: handle.run().to_string(), sequence: handle.sequence() },
         Err(Failure::Unknown(error)) => Event::Unknown { id, error },
         Err(Failure::Refused(error)) => Event::Refused { id, error },

@@ -1,18 +1,20 @@
 //! The jobs of a run: what each does follows from the seed and its number alone.
 
+mod soak;
+
 use std::time::Duration;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use tidemill::{Backoff, NewJob, Priority};
 
-use super::history::Event;
+use super::history::{Event, Sealing};
 
 /// What the jobs of a run are called.
 pub(super) const KIND: &str = "chaos";
 
 /// Attempts of a job that succeeds in the end: so many that faults do not use them up.
-const PLENTY: u32 = 40;
+pub(super) const PLENTY: u32 = 40;
 
 /// Attempts of a job that always fails.
 const FEW: u32 = 3;
@@ -20,21 +22,14 @@ const FEW: u32 = 3;
 /// Between a failed attempt and the next, as a rule, in milliseconds.
 const BACKOFF_MS: u64 = 1500;
 
-/// The same of jobs that are to be under way while a server leaves, stays away and comes back; so long that
-/// they outlast that, and so short that lanes and not timers hold them.
-const LONG_BACKOFF_MS: std::ops::Range<u64> = 15_000..30_000;
-
-/// How long a long handler takes, in milliseconds.
-const LONG_RUN_MS: std::ops::Range<u64> = 2000..6000;
-
 /// What is among the jobs of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(super) enum Load {
     /// Jobs that are over soon: most succeed at once, some fail once or twice, some always, some are delayed
     #[default]
     Plain,
-    /// The same, and jobs that stay under way for long: they run for seconds, or wait half a minute for their
-    /// next attempt
+    /// The same, and jobs that run for seconds or wait 20 s for their next attempt, are unique, scheduled,
+    /// cancelled or moved
     Soak,
 }
 
@@ -51,6 +46,9 @@ pub(super) struct Piece {
     pub(super) backoff_ms: u64,
     pub(super) run_after_ms: Option<u64>,
     pub(super) entry: Entry,
+    /// What it shares with others, of which one at a time is unfinished.
+    pub(super) key: Option<String>,
+    pub(super) later: Later,
     /// To make payloads differ in size.
     pub(super) padding: String,
 }
@@ -67,13 +65,23 @@ pub(super) enum Entry {
     All,
 }
 
+/// What its producer does to a job once it is enqueued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Later {
+    Nothing,
+    Cancel { after_ms: u64 },
+    Move { after_ms: u64, to: Priority },
+    RunNow { after_ms: u64 },
+}
+
 impl Piece {
     /// The job of this number.
     pub(super) fn of(load: Load, name: &str, seed: u64, n: u64) -> Self {
         let plain = Self::plain(name, seed, n);
         match load {
             Load::Plain => plain,
-            Load::Soak => plain.or_long(seed, n),
+            Load::Soak => soak::of(plain, seed, n),
         }
     }
 
@@ -108,19 +116,9 @@ impl Piece {
             backoff_ms: BACKOFF_MS,
             run_after_ms,
             entry,
+            key: None,
+            later: Later::Nothing,
             padding: "x".repeat(chance.usize(0..200)),
-        }
-    }
-
-    /// The same, or one that stays under way for long.
-    fn or_long(self, seed: u64, n: u64) -> Self {
-        let mut chance = chance_of(seed.rotate_left(17), n);
-        let backoff_ms = chance.u64(LONG_BACKOFF_MS);
-        let takes_ms = chance.u64(LONG_RUN_MS);
-        match chance.u32(0..1000) {
-            0..50 => Self { fails: 1, max_attempts: PLENTY, backoff_ms, ..self },
-            50..54 => Self { fails: 0, max_attempts: PLENTY, takes_ms, ..self },
-            _ => self,
         }
     }
 
@@ -138,6 +136,21 @@ impl Piece {
         }
     }
 
+    /// What all firings of a cron entry do: they take a while, and succeed.
+    pub(super) fn of_cron(name: &str, seed: u64) -> Self {
+        Self { lane: Priority::High, takes_ms: 20, ..Self::of_filling(name, seed, 0) }
+    }
+
+    /// The job of a cron entry, whose firings get ids of their own.
+    pub(super) fn firing(&self, queue: &str, payload: &[u8]) -> NewJob {
+        let backoff = Backoff::fixed(Duration::from_millis(self.backoff_ms));
+        NewJob::raw(KIND, payload.to_vec())
+            .queue(queue)
+            .priority(self.lane)
+            .max_retries(self.max_attempts - 1)
+            .backoff(&backoff)
+    }
+
     pub(super) fn payload(&self) -> anyhow::Result<Vec<u8>> {
         Ok(serde_json::to_vec(self)?)
     }
@@ -145,10 +158,13 @@ impl Piece {
     pub(super) fn job(&self, queue: &str, payload: Vec<u8>) -> NewJob {
         let job = NewJob::raw(KIND, payload)
             .queue(queue)
-            .id(&self.id)
             .priority(self.lane)
             .max_retries(self.max_attempts - 1)
             .backoff(&Backoff::fixed(Duration::from_millis(self.backoff_ms)));
+        let job = match &self.key {
+            Some(key) => job.unique(key),
+            None => job.id(&self.id),
+        };
         match self.run_after_ms {
             Some(delay) => job.delay(Duration::from_millis(delay)),
             None => job,
@@ -156,7 +172,7 @@ impl Piece {
     }
 
     /// What a producer notes before it enqueues the job.
-    pub(super) fn attempted(&self, payload: &[u8]) -> Event {
+    pub(super) fn attempted(&self, payload: &[u8], sealing: Sealing) -> Event {
         Event::Try {
             id: self.id.clone(),
             lane: self.lane,
@@ -165,6 +181,8 @@ impl Piece {
             takes_ms: self.takes_ms,
             backoff_ms: self.backoff_ms,
             run_after_ms: self.run_after_ms,
+            key: self.key.clone(),
+            sealing,
             sum: sum(payload),
         }
     }
@@ -184,6 +202,7 @@ pub(super) fn sum(payload: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::soak::{LONG_BACKOFF_MS, LONG_RUN_MS};
     use super::*;
 
     #[test]
@@ -221,8 +240,25 @@ mod tests {
             (waits, each.iter().filter(|(_, runs)| *runs).count())
         };
         let (wait, run) = longs(Load::Soak);
-        assert!((70..130).contains(&wait) && (3..20).contains(&run), "{wait} {run}");
+        assert!((120..200).contains(&wait) && (3..20).contains(&run), "{wait} {run}");
         assert_eq!(longs(Load::Plain), (0, 0));
+    }
+
+    #[test]
+    fn a_soak_has_all_kinds_of_jobs() {
+        let pieces: Vec<Piece> = (0..2000).map(|n| Piece::of(Load::Soak, "p", 1, n)).collect();
+        let count = |is_such: fn(&Piece) -> bool| pieces.iter().filter(|p| is_such(p)).count();
+        for (what, count) in [
+            ("unique", count(|piece| piece.key.is_some())),
+            ("scheduled", count(|piece| piece.run_after_ms >= Some(3000))),
+            ("cancelled", count(|piece| matches!(piece.later, Later::Cancel { .. }))),
+            ("moved", count(|piece| matches!(piece.later, Later::Move { .. }))),
+            ("let run now", count(|piece| matches!(piece.later, Later::RunNow { .. }))),
+        ] {
+            assert!((3..200).contains(&count), "{count} {what}");
+        }
+        let alone = |piece: &Piece| piece.key.is_none() && piece.later == Later::Nothing;
+        assert!(pieces.iter().all(|piece| alone(piece) || piece.entry == Entry::Single));
     }
 
     #[test]
