@@ -203,7 +203,7 @@ impl Crew {
     pub(super) async fn start_one(&mut self, index: usize) -> anyhow::Result<()> {
         self.places[index].generation += 1;
         let name = self.name(index);
-        let park_over = if index % 2 == 0 { "60s" } else { "2s" };
+        let park_over = if index.is_multiple_of(2) { "60s" } else { "2s" };
         let more = ["--concurrency", &self.concurrency.to_string(), "--park-over", park_over];
         let more = [&more.map(str::to_owned)[..], &self.program.sealing()].concat();
         self.places[index].role = Some(self.program.start("worker", &name, &more).await?);

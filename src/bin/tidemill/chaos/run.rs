@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, ValueEnum as _};
 use tidemill::{Client, ConnectOptions, Queue, QueueConfig, SealKey, SealKeys};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -17,14 +16,13 @@ use super::footprint;
 use super::history::{Event, Journal};
 use super::mill::Mill;
 use super::nemesis::Nemesis;
-use super::piece::Load;
-use super::plan::{Fault, Wish, plan};
+use super::plan::{Wish, plan};
 use super::report::{self, Report};
+use super::run_args::RunArgs;
 use super::stage::Stage;
 use super::{DEFAULT_QUEUE, exit_of, number_of};
-use crate::cli::{Global, duration};
-use crate::exit::{Exit, UsageError};
-use crate::login::Given;
+use crate::cli::Global;
+use crate::exit::Exit;
 use crate::output;
 use crate::signals::StopSignals;
 
@@ -37,7 +35,7 @@ const PRODUCERS_END: Duration = Duration::from_secs(90);
 
 /// Further queues on several servers, as there are where a team works with them. A server that comes back
 /// brings up all its streams before their consumers, and what goes wrong meanwhile takes a while to.
-const IDLE_QUEUES: u32 = 5;
+const IDLE_QUEUES: u32 = 3;
 
 /// How many jobs each lane is filled with in the beginning, for each that all workers run at once; and the
 /// most.
@@ -49,124 +47,6 @@ const MOST_FILLED: u64 = 4000;
 enum Ending {
     InTime,
     Told,
-}
-
-/// What is broken, and how long.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct RunArgs {
-    /// How many minutes to break things; parts of one are fine
-    #[arg(long, default_value_t = 1.0)]
-    minutes: f64,
-    /// What plan and jobs follow from; default: any, and it is printed
-    #[arg(long, value_name = "NUMBER")]
-    seed: Option<Given>,
-    /// Servers of the private broker: 1 or 3
-    #[arg(long, default_value_t = 1, value_parser = one_or_three)]
-    nodes: u8,
-    /// Copies of each stream: 1 or 3; default: as many as servers
-    #[arg(long, value_parser = one_or_three)]
-    replicas: Option<u8>,
-    /// Let the broker write every message through to the disk before it confirms it
-    #[arg(long)]
-    sync_always: bool,
-    /// Worker processes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
-    workers: u16,
-    /// Jobs that a worker runs at once
-    #[arg(short, long, default_value_t = 20)]
-    concurrency: usize,
-    /// Jobs in a second; default: 200 on one server, 500 on three
-    #[arg(long, value_parser = clap::value_parser!(u64).range(2..=20_000))]
-    rate: Option<u64>,
-    /// What the jobs are
-    #[arg(long, value_enum, default_value_t = Load::Soak)]
-    load: Load,
-    /// How long a worker may be silent about a job before another gets it
-    #[arg(long, value_parser = duration, default_value = "5s")]
-    ack_wait: Duration,
-    /// Do only this; may be given several times
-    #[arg(long, value_enum, value_name = "FAULT")]
-    only: Vec<Fault>,
-    /// How many seconds the queue may take to be empty after the last fault
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    within: u64,
-    /// Where to keep the history; default: a new folder, kept where something is violated
-    #[arg(long, value_name = "DIR")]
-    history: Option<PathBuf>,
-    /// Use this nats-server
-    #[arg(long, value_name = "PATH")]
-    nats_server: Option<PathBuf>,
-}
-
-fn one_or_three(text: &str) -> Result<u8, String> {
-    match text {
-        "1" => Ok(1),
-        "3" => Ok(3),
-        _ => Err("use 1 or 3".to_owned()),
-    }
-}
-
-impl RunArgs {
-    fn replicas(&self) -> u8 {
-        self.replicas.unwrap_or(self.nodes)
-    }
-
-    /// On three servers so many that those that lead lanes compact their logs while a server is away.
-    fn rate(&self) -> u64 {
-        self.rate.unwrap_or(if self.nodes == 1 { 200 } else { 500 })
-    }
-
-    fn load(&self) -> String {
-        self.load.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
-    }
-
-    fn wish(&self, seed: u64) -> Wish {
-        Wish {
-            seed,
-            duration_ms: (self.minutes * 60_000.0) as u64,
-            nodes: usize::from(self.nodes),
-            replicas: self.replicas(),
-            workers: usize::from(self.workers),
-            ack_wait_ms: u64::try_from(self.ack_wait.as_millis()).unwrap_or(u64::MAX),
-            only: self.only.clone(),
-        }
-    }
-
-    fn check(&self, wish: &Wish) -> Result<(), UsageError> {
-        let problem = if !(0.02..=10_000.0).contains(&self.minutes) {
-            format!("minutes is {}: use 0.02 to 10000", self.minutes)
-        } else if self.replicas() > self.nodes {
-            format!("{} replicas need as many servers: use --nodes 3", self.replicas())
-        } else if let Some(fault) = self.only.iter().find(|fault| !fault.fits(wish)) {
-            format!("{} cannot be done to {} servers", fault.name(), self.nodes)
-        } else {
-            return Ok(());
-        };
-        Err(UsageError(problem))
-    }
-
-    /// The command that does the same again.
-    fn again(&self, seed: u64) -> String {
-        let mut command = format!(
-            "tidemill chaos --seed {seed} --minutes {} --nodes {} --replicas {} --workers {} \
-             --concurrency {} --rate {} --load {} --ack-wait {}ms",
-            self.minutes,
-            self.nodes,
-            self.replicas(),
-            self.workers,
-            self.concurrency,
-            self.rate(),
-            self.load(),
-            self.ack_wait.as_millis(),
-        );
-        if self.sync_always {
-            command.push_str(" --sync-always");
-        }
-        for fault in &self.only {
-            command.push_str(&format!(" --only {}", fault.name()));
-        }
-        command
-    }
 }
 
 pub(super) async fn run(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {

@@ -6,7 +6,8 @@ use tidemill::AttemptEvent;
 
 use super::super::report::Report;
 use super::Asked;
-use super::books::{Books, Job, Moved, Start};
+use super::books::Books;
+use super::job::{Job, Moved, Start};
 
 /// What clocks and rounding take off a delay.
 const TOLERANCE_US: u64 = 5_000;

@@ -1,7 +1,8 @@
 //! Whether cron entries fired as often as they should have, and each firing ended once.
 
 use super::super::report::Report;
-use super::books::{Books, Entries, Job};
+use super::books::Books;
+use super::job::{Entries, Job};
 
 /// How long the timers stream may be without a leader once a fault of the broker is over: an election takes
 /// nine seconds at most, and what was put out has to be made a job of by some worker.

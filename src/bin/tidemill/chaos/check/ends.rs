@@ -4,7 +4,8 @@ use tidemill::Status;
 
 use super::super::history::Said;
 use super::super::report::{Enqueued, Lost, Report};
-use super::books::{Books, Ended, Job, Origin, Outcome, Tried};
+use super::books::Books;
+use super::job::{Ended, Job, Origin, Outcome, Tried};
 use super::last_seen::lost_job;
 
 /// How many lost jobs are told one by one.

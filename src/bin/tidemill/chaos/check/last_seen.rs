@@ -1,8 +1,9 @@
 //! Where a lost job was last seen, by what all processes have written down.
 
+use super::super::figures::{LastSeen, LostJob};
 use super::super::history::{Said, Stands};
-use super::super::report::{LastSeen, LostJob};
-use super::books::{Books, Job};
+use super::books::Books;
+use super::job::Job;
 
 /// How long after a job was last seen what is broken is told with it: it is lost then or later.
 const AROUND_US: u64 = 30_000_000;

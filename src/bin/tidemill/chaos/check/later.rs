@@ -3,7 +3,8 @@
 use tidemill::Status;
 
 use super::super::report::Report;
-use super::books::{Books, Job, Moved};
+use super::books::Books;
+use super::job::{Job, Moved};
 
 /// How long a worker that has a job at hand may take to hear that it is cancelled or moved, and not to start
 /// it, with nothing broken. What has not started two seconds after it was fetched is handed back.

@@ -7,6 +7,7 @@ mod books;
 mod cron;
 mod ends;
 mod footprints;
+mod job;
 mod last_seen;
 mod later;
 mod runs;

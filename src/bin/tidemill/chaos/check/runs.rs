@@ -3,7 +3,8 @@
 use super::super::history::Said;
 use super::super::report::Report;
 use super::Asked;
-use super::books::{Books, Job, Start};
+use super::books::Books;
+use super::job::{Job, Start};
 
 pub(super) fn count(books: &Books, asked: Asked, report: &mut Report) {
     let mut unexplained = Vec::new();

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::super::report::Report;
-use super::books::{Books, Job, Outcome};
+use super::books::Books;
+use super::job::{Job, Outcome};
 
 /// How long a key may stay taken when the handler of its run has returned and nothing is broken: the
 /// completion has to be stored, and the ack be handled. Generous, for a machine that is short of processors.

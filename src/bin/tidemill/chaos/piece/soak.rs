@@ -47,7 +47,7 @@ fn succeeds(piece: Piece) -> Piece {
 /// nothing of the others.
 fn unique(plain: Piece, chance: &mut fastrand::Rng) -> Piece {
     let key = Some(format!("key-{}", chance.usize(0..KEYS)));
-    let takes_ms = chance.u64(0..1000);
+    let takes_ms = chance.u64(0..400);
     Piece { key, takes_ms, run_after_ms: None, entry: Entry::Single, ..plain }
 }
 

@@ -5,9 +5,10 @@ mod kinds;
 use proptest::prelude::*;
 use tidemill::{AttemptEvent, Priority, Status};
 
+use super::super::figures::LastSeen;
 use super::super::history::{Event, Line, Said, Sealing, Streams};
 use super::super::piece::{Load, Piece, sum};
-use super::super::report::{Enqueued, LastSeen, Lost, Report};
+use super::super::report::{Enqueued, Lost, Report};
 use super::{Asked, check};
 
 /// A history as it is written, in the order of time.
