@@ -149,6 +149,16 @@ impl Broker {
         self.call(Command::Kill).await
     }
 
+    /// Ends the server in order, as an upgrade does, until [`restart`](Self::restart) starts it again: asked
+    /// first (`SIGTERM`), so that it hands over what it leads, killed after 10 s.
+    ///
+    /// # Errors
+    ///
+    /// When the signal cannot be sent.
+    pub async fn terminate(&self) -> Result<()> {
+        self.call(Command::Stop).await
+    }
+
     /// Stops the server's process where it is (`SIGSTOP`): connections stay, answers do not come.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{Mill, Running, Said, documents, said, tidemill};
@@ -174,7 +174,8 @@ fn a_short_run_with_a_killed_worker_holds_and_leaves_nothing() {
     let history = folder.path().join("history");
     let path = history.to_str().expect("UTF-8");
     let run = ["chaos", "--minutes", "0.08", "--seed", "11", "--only", "worker-killed", "--json"];
-    let load = ["--workers", "2", "--rate", "60", "--ack-wait", "2s", "--history", path];
+    let load = ["--workers", "2", "--rate", "60", "--load", "plain", "--ack-wait", "2s"];
+    let load = [&load[..], &["--history", path]].concat();
     let told = said(tidemill(&[&run[..], &load].concat()), "");
     assert_eq!(told.code, 0, "{told:?}");
     let [report] = &*documents(&told.out) else { panic!("{told:?}") };
@@ -195,10 +196,31 @@ fn a_short_run_with_a_killed_worker_holds_and_leaves_nothing() {
     assert_eq!((again.code, &documents(&again.out)[0]), (0, report), "{again:?}");
 }
 
+/// On three servers, an upgrade under load is what loses jobs that are under way, and makes workers misjudge
+/// the broker's clock, where either can happen.
+#[test]
+fn an_upgrade_of_three_servers_under_load_loses_nothing_and_starts_nothing_early() {
+    let run = ["chaos", "--nodes", "3", "--minutes", "0.6", "--rate", "320", "--json"];
+    let only = ["--seed", "1", "--only", "rolling-upgrade-under-load"];
+    let told = said(tidemill(&[&run[..], &only].concat()), "");
+    let [report] = &*documents(&told.out) else { panic!("{told:?}") };
+    assert!(report["enqueued"]["ok"].as_u64() > Some(10_000), "{report}");
+    assert_eq!(report["faults"]["rolling-upgrade-under-load"], 1, "{report}");
+    for kind in ["unique", "cancelled", "moved", "cron"] {
+        let figures = report[kind].as_object().expect("an object");
+        let most = figures.values().filter_map(Value::as_u64).max();
+        assert!(most > Some(10), "{kind}: {report}");
+    }
+    assert_eq!((&report["lost_jobs"], &report["early_retries"]), (&json!([]), &0.into()));
+    assert_eq!((told.code, &report["violations"]), (0, &json!([])), "{told:?}");
+}
+
 #[test]
 fn an_interrupted_run_is_made_whole_checked_and_gone() {
     let run = ["chaos", "--minutes", "5", "--nodes", "1", "--rate", "40", "--workers", "1"];
-    let mut chaos = Running::start(tidemill(&[&run[..], &["--only", "worker-frozen"]].concat()));
+    let mut chaos = Running::start(tidemill(
+        &[&run[..], &["--only", "worker-frozen", "--load", "plain"]].concat(),
+    ));
     let heard = chaos.hears("worker-frozen w");
     let folder = heard.lines().find_map(|line| line.split_once("history in "));
     let folder = folder.expect("it says where").1.to_owned();

@@ -47,6 +47,17 @@ async fn data_outlives_a_kill() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_broker_that_is_told_to_end_stays_down_until_it_is_started_again() -> Result<()> {
+    let broker = Broker::start().await?;
+    store_message(broker.url()).await?;
+    broker.terminate().await?;
+    assert_eq!(broker.pid(), None);
+    broker.restart().await?;
+    assert_eq!(stored_messages(broker.url()).await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
 async fn data_outlives_a_broker() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let builder = Broker::builder().data_dir(folder.path().join("new"));

@@ -48,6 +48,11 @@ pub(crate) struct Keys {
 }
 
 impl KeyArgs {
+    /// Whether they have what to seal by.
+    pub(crate) fn seals(&self) -> bool {
+        said(self.seal_keys.as_ref()).is_some()
+    }
+
     pub(crate) fn read(&self) -> anyhow::Result<Keys> {
         Ok(Keys {
             seal: said(self.seal_keys.as_ref()).map(seal_keys).transpose()?,

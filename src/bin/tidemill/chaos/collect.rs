@@ -6,15 +6,16 @@ use std::pin::pin;
 use std::time::Duration;
 
 use clap::Args;
-use futures_util::TryStreamExt as _;
 use futures_util::stream::Stream;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tidemill::{
-    AttemptRecord, Client, Completion, DeadFilter, DeadLetter, Kind, Queue, RecordFilter, Since,
+    AttemptRecord, Client, Completion, DeadFilter, DeadLetter, JobFilter, JobInfo, JobState, Kind,
+    Queue, RecordFilter, Since,
 };
 use tokio::time::{Instant, sleep, timeout};
 
 use super::check::{Asked, check};
-use super::history::{self, Event, Journal, Streams};
+use super::history::{self, Event, Journal, Sealing, Stands, Streams};
 use super::piece::{KIND, sum};
 use super::report::{self, Report};
 use super::{DEFAULT_QUEUE, exit_of};
@@ -27,6 +28,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long no further record is to come before there is none, although the broker counts more: not
 /// all of them need be of our kind.
 const NO_MORE: Duration = Duration::from_secs(2);
+
+/// Unfinished jobs that are written down one by one.
+const MOST_LEFT: usize = 10_000;
 
 /// Records written by one call.
 const AT_ONCE: usize = 1000;
@@ -95,11 +99,23 @@ pub(super) async fn collect(
     entered.await?;
     let letters = client.dead_letters(DeadFilter::queue(queue.clone()).kind(Kind::new(KIND)?));
     let buried = write_all(&journal, letters, info.dead, |letter| {
-        let DeadLetter { id, run, info, payload, .. } = letter;
+        let sealing = match letter.sealed_with() {
+            Some(_) => Sealing::Sealed,
+            None => Sealing::Open,
+        };
+        // One that does not open has a sum that no job has.
+        let payload = letter.open(client).unwrap_or_default();
+        let DeadLetter { id, run, info, .. } = letter;
         let (id, run, sum) = (id.to_string(), run.to_string(), sum(&payload));
-        Event::Letter { id, run, attempts: info.attempts, reason: info.reason, sum }
+        Event::Letter { id, run, attempts: info.attempts, reason: info.reason, sealing, sum }
     });
     buried.await?;
+    let unfinished = client.jobs(JobFilter::queue(queue.clone()));
+    let left = write_all(&journal, unfinished.take(MOST_LEFT), info.jobs + info.timers, |job| {
+        let JobInfo { id, run, state, .. } = job;
+        Event::Left { id: id.to_string(), run: run.to_string(), stands: stands(&state) }
+    });
+    left.await?;
     journal.note(Event::Streams(Streams {
         jobs: info.jobs,
         waiting: info.lanes.iter().map(|lane| lane.waiting).sum(),
@@ -108,6 +124,16 @@ pub(super) async fn collect(
         results: info.results,
         dead: info.dead,
     }))
+}
+
+fn stands(state: &JobState) -> Stands {
+    match state {
+        JobState::Running(_) => Stands::Running,
+        JobState::BackingOff(_) => Stands::BackingOff,
+        JobState::Scheduled(_) => Stands::Scheduled,
+        // A job that has ended is none that is left; whatever comes later waits for somebody who knows it.
+        JobState::Waiting | JobState::Ended(_) | _ => Stands::Waiting,
+    }
 }
 
 /// Whether the queue has no unfinished job before the time is over. A broker that does not answer is

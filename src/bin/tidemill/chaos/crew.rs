@@ -30,6 +30,8 @@ pub(super) struct Program {
     pub(super) url: String,
     pub(super) namespace: String,
     pub(super) history: PathBuf,
+    /// What sealed payloads are opened with.
+    pub(super) seal_keys: PathBuf,
 }
 
 /// A process that has said that it works.
@@ -97,6 +99,11 @@ impl Program {
         }
         child.kill().await?;
         Ok(Err(child.wait().await?))
+    }
+
+    /// What is to be given to a process that seals and opens payloads.
+    pub(super) fn sealing(&self) -> [String; 2] {
+        ["--seal-keys".to_owned(), self.seal_keys.to_string_lossy().into_owned()]
     }
 
     fn log(&self, name: &str) -> PathBuf {
@@ -191,10 +198,14 @@ impl Crew {
         roles.filter_map(|role| Some((role.name.clone(), role.child.id()?))).collect()
     }
 
+    /// Every other worker puts what is not due soon on a timer, and the rest leave it on its lane: whatever
+    /// waits is met in both places.
     pub(super) async fn start_one(&mut self, index: usize) -> anyhow::Result<()> {
         self.places[index].generation += 1;
         let name = self.name(index);
-        let more = ["--concurrency".to_owned(), self.concurrency.to_string()];
+        let park_over = if index.is_multiple_of(2) { "60s" } else { "2s" };
+        let more = ["--concurrency", &self.concurrency.to_string(), "--park-over", park_over];
+        let more = [&more.map(str::to_owned)[..], &self.program.sealing()].concat();
         self.places[index].role = Some(self.program.start("worker", &name, &more).await?);
         Ok(())
     }

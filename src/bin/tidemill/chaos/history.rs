@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
 use rustix::time::{ClockId, clock_gettime};
-use serde::{Deserialize, Serialize};
-use tidemill::{AttemptEvent, Priority, Status};
+
+pub(super) use super::event::{Event, Line, Said, Sealing, Stands, Streams};
 
 /// How history files are called.
 const EXTENSION: &str = "ndjson";
@@ -24,99 +24,6 @@ pub(super) fn now_us() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     let micros = now.tv_sec * 1_000_000 + now.tv_nsec / 1000;
     u64::try_from(micros).unwrap_or_default()
-}
-
-/// Something that a process attempted or saw.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-pub(super) enum Event {
-    /// A run begins: what it can be repeated by, and what its bounds follow from.
-    Setup { seed: u64, ack_wait_ms: u64 },
-    /// A producer begins.
-    Producing { seed: u64, jobs: u64, rate: f64 },
-    /// A job is about to be enqueued.
-    Try {
-        id: String,
-        lane: Priority,
-        /// In how many attempts it fails before it succeeds.
-        fails: u32,
-        max_attempts: u32,
-        takes_ms: u64,
-        /// Between a failed attempt and the next.
-        backoff_ms: u64,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        run_after_ms: Option<u64>,
-        sum: String,
-    },
-    /// The broker has it.
-    Ok {
-        id: String,
-        run: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        sequence: Option<u64>,
-    },
-    /// One of its key was there already.
-    Duplicate { id: String },
-    /// It may or may not be there.
-    Unknown { id: String, error: String },
-    /// It is not there.
-    Refused { id: String, error: String },
-    /// A worker begins.
-    Working { concurrency: u64 },
-    /// A handler was called.
-    Start { id: String, run: String, lane: Priority, attempt: u32, sum: String },
-    /// A handler returns.
-    End { id: String, run: String, attempt: u32, said: Said },
-    /// Something is broken from now on.
-    Fault { what: String },
-    /// It is whole again.
-    Healed { what: String },
-    /// Everything is whole again, for good.
-    AllHealed,
-    /// What a process took of the machine while nothing was broken by its own kind of fault.
-    Footprint { of: String, rss_kib: u64, files: u64 },
-    /// The queue was seen without unfinished jobs.
-    Emptied,
-    /// A completion that the broker has.
-    Completion { id: String, run: String, status: Status, attempt: u32 },
-    /// An entry of the ledger of attempts.
-    Ledger { id: String, run: String, attempt: u32, what: AttemptEvent, worker: String },
-    /// A dead letter.
-    Letter { id: String, run: String, attempts: u32, reason: String, sum: String },
-    /// How the queue's streams stand in the end.
-    Streams(Streams),
-}
-
-/// What a handler said of its attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Said {
-    Done,
-    Failed,
-    /// It was told to stop.
-    Stopped,
-}
-
-/// A queue's streams in figures.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Streams {
-    /// Messages on the lanes.
-    pub(super) jobs: u64,
-    /// Of these, such as no worker was given, by the lanes' consumers.
-    pub(super) waiting: u64,
-    /// Of these, such as a worker was given and has not settled.
-    pub(super) unsettled: u64,
-    pub(super) timers: u64,
-    pub(super) results: u64,
-    pub(super) dead: u64,
-}
-
-/// An event, and when it was.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Line {
-    pub(super) at_us: u64,
-    #[serde(flatten)]
-    pub(super) event: Event,
 }
 
 /// Where one process writes what it attempts and sees.
@@ -218,6 +125,8 @@ fn parse(text: &str) -> anyhow::Result<Vec<Line>> {
 
 #[cfg(test)]
 mod tests {
+    use tidemill::Priority;
+
     use super::*;
 
     #[test]
@@ -230,6 +139,8 @@ mod tests {
             takes_ms: 5,
             backoff_ms: 1000,
             run_after_ms: None,
+            key: None,
+            sealing: Sealing::Open,
             sum: "ff".into(),
         };
         let line = Line { at_us: 7, event };

@@ -17,6 +17,10 @@ const CONFIG: &str = "lame_duck_grace_period: \"1s\"\nlame_duck_duration: \"30s\
 /// What closes the connections that there are, but for one.
 const NO_ROOM: &str = "max_connections: 1\n";
 
+/// How long a server that stutters is stopped, and goes on.
+const STOPPED: Duration = Duration::from_millis(700);
+const GOES_ON: Duration = Duration::from_millis(150);
+
 /// How long a cluster may take until every copy has caught up.
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// How long servers may take to hold the same when nothing is under way any more.
@@ -130,6 +134,23 @@ impl Mill {
         reload(format!("{CONFIG}{NO_ROOM}")).await?;
         sleep(lasting).await;
         reload(CONFIG.to_owned()).await?;
+        Ok(())
+    }
+
+    /// Stops and continues all servers by turns. Too briefly for another to take the lead, so that all is
+    /// answered, and late.
+    pub(super) async fn stutter(&self, lasting: Duration) -> anyhow::Result<()> {
+        let deadline = Instant::now() + lasting;
+        let in_jerks = async |node: &Broker| {
+            while Instant::now() < deadline {
+                node.freeze().await?;
+                sleep(STOPPED).await;
+                node.thaw().await?;
+                sleep(GOES_ON).await;
+            }
+            anyhow::Ok(())
+        };
+        try_join_all(self.nodes().iter().map(in_jerks)).await?;
         Ok(())
     }
 

@@ -5,8 +5,11 @@
 //! what the broker has on record.
 
 mod check;
+mod clockwork;
 mod collect;
 mod crew;
+mod event;
+mod figures;
 mod footprint;
 mod history;
 mod leaders;
@@ -17,6 +20,7 @@ mod plan;
 mod producer;
 mod report;
 mod run;
+mod run_args;
 mod stage;
 mod worker;
 
@@ -29,6 +33,7 @@ use tokio::io::AsyncReadExt as _;
 
 use self::history::{Event, Journal};
 use self::report::Report;
+use self::run_args::RunArgs;
 use crate::cli::Global;
 use crate::connect::said;
 use crate::exit::{Exit, UsageError};
@@ -52,13 +57,13 @@ pub(crate) struct ChaosArgs {
     #[command(subcommand)]
     verb: Option<Verb>,
     #[command(flatten)]
-    run: run::RunArgs,
+    run: RunArgs,
 }
 
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// What is done without a verb
-    Run(run::RunArgs),
+    Run(RunArgs),
     /// Work a queue and note every start and end
     Worker(worker::WorkerArgs),
     /// Enqueue jobs at a rate and note what became of every enqueue

@@ -1,5 +1,6 @@
 //! Carries a plan out: breaks, waits, makes whole, and writes down each.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -84,6 +85,7 @@ impl Nemesis<'_> {
             }
             Fault::QuorumLost => self.lose_quorum(step, any, lasting).await,
             Fault::RollingRestart => self.restart_all(step).await,
+            Fault::RollingUpgradeUnderLoad => self.upgrade(step, any, lasting).await,
             Fault::NodeWiped => {
                 self.stage.broken(step, &self.mill.name(any));
                 self.mill.nodes()[any].wipe().await?;
@@ -93,6 +95,11 @@ impl Nemesis<'_> {
                 self.stage.broken(step, &self.mill.name(any));
                 self.mill.nodes()[any].lame_duck().await?;
                 self.bring_back(any, lasting).await
+            }
+            Fault::ServersStutter => {
+                self.stage.broken(step, "all");
+                self.mill.stutter(lasting).await?;
+                self.mill.settled().await
             }
             Fault::ConnectionsReset => {
                 self.stage.broken(step, "all");
@@ -161,6 +168,45 @@ impl Nemesis<'_> {
         for node in self.mill.nodes() {
             node.restart().await?;
             self.mill.settled().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends each server in turn for its part of the time. A server that comes back gets what it missed as a
+    /// snapshot, and only when it leads does it show whether it made sense of it: so the first is one that does
+    /// not lead, and then whoever leads is the next.
+    async fn upgrade(&self, step: &Step, first: usize, lasting: Duration) -> anyhow::Result<()> {
+        self.stage.broken(step, "one after the other");
+        let nodes = self.mill.nodes();
+        let away = lasting / u32::try_from(nodes.len()).unwrap_or(1);
+        let mut left: Vec<usize> = (first..first + nodes.len()).map(|n| n % nodes.len()).collect();
+        let mut have_led = BTreeSet::new();
+        while !left.is_empty() {
+            let leader = self.stream_leader().await;
+            let is_next = |index: &usize| (Some(*index) == leader) == (left.len() < nodes.len());
+            let index = left.remove(left.iter().position(is_next).unwrap_or_default());
+            nodes[index].terminate().await?;
+            have_led.remove(&index);
+            sleep(away).await;
+            have_led.extend(self.stream_leader().await.filter(|leader| !left.contains(leader)));
+            nodes[index].restart().await?;
+            self.mill.settled().await?;
+        }
+        self.let_all_lead(have_led).await
+    }
+
+    /// Ends whoever leads the jobs stream, until all have led it that were away, or it has gone round.
+    async fn let_all_lead(&self, mut have_led: BTreeSet<usize>) -> anyhow::Result<()> {
+        let nodes = self.mill.nodes();
+        for _ in 0..2 * nodes.len() {
+            have_led.extend(self.stream_leader().await);
+            if have_led.len() == nodes.len() {
+                return Ok(());
+            }
+            if let Some(leader) = self.stream_leader().await {
+                nodes[leader].restart().await?;
+                self.mill.settled().await?;
+            }
         }
         Ok(())
     }

@@ -8,7 +8,13 @@ use fastrand::Rng;
 
 /// The shortest and the longest that something stays broken, in milliseconds.
 const SHORTEST_MS: u64 = 300;
-const LONGEST_MS: u64 = 10_000;
+const LONGEST_MS: u64 = 39_000;
+/// The longest of what is not done to all servers in turn.
+const LONGEST_OF_ONE_MS: u64 = 10_000;
+
+/// How long each server is away in an upgrade under load: at least so long that those that lead lanes
+/// compact their logs meanwhile, which nats-server does every ten seconds at most.
+const AWAY_MS: std::ops::Range<u64> = 11_000..13_000;
 
 /// From the beginning to the first fault, and between faults of a row.
 const WARM_UP_MS: u64 = 1500;
@@ -41,8 +47,13 @@ pub(super) enum Fault {
     QuorumLost,
     /// All servers are restarted, one after the other
     RollingRestart,
+    /// Each server in turn is told to end and stays away for some 12 s, until the others have dropped what it
+    /// missed from their logs; then the servers that are back take the lead
+    RollingUpgradeUnderLoad,
     /// A server loses all that it has stored and gets it from the others
     NodeWiped,
+    /// All servers run in jerks, stopped most of the time, as on machines that are short of processors
+    ServersStutter,
     /// A server is told to leave in its own time, and started again
     LameDuck,
     /// The connections to all servers are closed
@@ -77,9 +88,10 @@ impl Fault {
             | Self::ConsumerLeaderKilled
             | Self::MetaLeaderKilled
             | Self::QuorumLost
-            | Self::RollingRestart => Needs::Cluster,
+            | Self::RollingRestart
+            | Self::RollingUpgradeUnderLoad => Needs::Cluster,
             Self::NodeWiped => Needs::Replicas,
-            Self::LameDuck | Self::ConnectionsReset => Needs::AnyServer,
+            Self::LameDuck | Self::ConnectionsReset | Self::ServersStutter => Needs::AnyServer,
         }
     }
 
@@ -98,11 +110,13 @@ impl Fault {
         }
     }
 
-    /// How long it is to last.
-    fn lasts_ms(self, chance: &mut Rng, ack_wait_ms: u64) -> u64 {
+    /// How long it is to last, all servers together.
+    fn lasts_ms(self, chance: &mut Rng, wish: &Wish) -> u64 {
+        let ack_wait_ms = wish.ack_wait_ms;
         let lasts = match self {
             // As a rule past the lease, now and then within it.
             Self::WorkerFrozen => chance.u64(ack_wait_ms / 2..ack_wait_ms * 2),
+            Self::RollingUpgradeUnderLoad => wish.nodes as u64 * chance.u64(AWAY_MS),
             Self::WorkerKilled => chance.u64(SHORTEST_MS..3000),
             Self::BrokerKilled | Self::BrokerFrozen | Self::QuorumLost => chance.u64(500..8000),
             Self::NodeKilled
@@ -112,11 +126,24 @@ impl Fault {
             | Self::ConsumerLeaderKilled
             | Self::MetaLeaderKilled
             | Self::NodeWiped => chance.u64(500..6000),
+            Self::ServersStutter => chance.u64(3000..8000),
             Self::ConnectionsReset => chance.u64(SHORTEST_MS..1500),
             // These take as long as they take.
             Self::RollingRestart | Self::LameDuck => SHORTEST_MS,
         };
-        lasts.clamp(SHORTEST_MS, LONGEST_MS)
+        lasts.clamp(SHORTEST_MS, self.longest_ms())
+    }
+
+    fn longest_ms(self) -> u64 {
+        match self.wants_all_its_time() {
+            true => LONGEST_MS,
+            false => LONGEST_OF_ONE_MS,
+        }
+    }
+
+    /// Whether it shows nothing where it is cut short.
+    fn wants_all_its_time(self) -> bool {
+        self == Self::RollingUpgradeUnderLoad
     }
 }
 
@@ -178,7 +205,12 @@ fn row(wish: &Wish, faults: Vec<Fault>, chance: &mut Rng) -> Vec<Step> {
         if left_ms < 2 * SHORTEST_MS {
             return steps;
         }
-        let for_ms = fault.lasts_ms(chance, wish.ack_wait_ms).min(left_ms / 2);
+        let lasts_ms = fault.lasts_ms(chance, wish);
+        let for_ms = match fault.wants_all_its_time() {
+            true if lasts_ms > left_ms && faults.len() > 1 => continue,
+            true => lasts_ms.min(left_ms),
+            false => lasts_ms.min(left_ms / 2),
+        };
         steps.push(Step { at_ms, for_ms, fault, chance: chance.usize(0..1000) });
         at_ms += for_ms + chance.u64(PAUSE_MS);
     }
@@ -215,6 +247,19 @@ mod tests {
         let without_copies = Wish { replicas: 1, ..wish(1, 600, 3) };
         let broker = plan(&without_copies).broker;
         assert!(broker.iter().all(|step| step.fault != Fault::NodeWiped), "that would lose jobs");
+    }
+
+    #[test]
+    fn an_upgrade_has_all_its_time_or_is_left_out() {
+        let upgrade = Fault::RollingUpgradeUnderLoad;
+        let planned = |seconds, only: &[Fault]| {
+            let broker = plan(&Wish { only: only.to_vec(), ..wish(3, seconds, 3) }).broker;
+            let upgrades = broker.into_iter().filter(|step| step.fault == upgrade);
+            upgrades.map(|step| step.for_ms).collect::<Vec<_>>()
+        };
+        assert!(planned(600, &[]).iter().all(|for_ms| *for_ms >= 3 * AWAY_MS.start));
+        assert!(planned(30, &[upgrade, Fault::NodeKilled]).is_empty());
+        assert!(planned(30, &[upgrade])[0] > 25_000, "there is nothing else to be done");
     }
 
     #[test]

@@ -6,9 +6,13 @@ use std::fmt::Display;
 use serde::Serialize;
 use tidemill::Priority;
 
+use super::figures::{Cancelled, Cron, LostJob, Moved, Unique};
 use super::history::Streams;
 use crate::cli::Global;
 use crate::output;
+
+/// How many lost jobs are told one by one.
+const LOST_NAMED: usize = 20;
 
 /// A checked history.
 #[derive(Debug, Default, Serialize)]
@@ -19,6 +23,8 @@ pub(super) struct Report {
     pub(super) faults: BTreeMap<String, u64>,
     pub(super) enqueued: Enqueued,
     pub(super) lost: Lost,
+    /// The same, each with where it was last seen; not all where there are very many.
+    pub(super) lost_jobs: Vec<LostJob>,
     /// Jobs that were run or recorded though nobody enqueued them, or not like that.
     pub(super) phantoms: u64,
     /// Completions beyond the first of a job.
@@ -33,6 +39,10 @@ pub(super) struct Report {
     pub(super) wrong_ends: u64,
     pub(super) early_retries: u64,
     pub(super) late_retries: u64,
+    pub(super) unique: Unique,
+    pub(super) cron: Cron,
+    pub(super) cancelled: Cancelled,
+    pub(super) moved: Moved,
     /// Handler calls by lane.
     pub(super) lane_starts: BTreeMap<Priority, u64>,
     /// First attempts by lane in a while in which all lanes were full and nothing was broken; empty where
@@ -75,6 +85,9 @@ pub(super) fn tell(global: &Global, report: &Report, again: Option<&str>) -> any
     for violation in &report.violations {
         output::line(&format!("  - {violation}"))?;
     }
+    for lost in report.lost_jobs.iter().take(LOST_NAMED) {
+        output::line(&format!("    {lost}"))?;
+    }
     if let Some(again) = again {
         output::line(&format!("\nthe same plan and jobs again:\n  {again}"))?;
     }
@@ -101,7 +114,7 @@ impl Report {
         row(
             "enqueued",
             format!("{ok} ok, {unknown} unknown, {refused} refused, {duplicate} duplicate"),
-            "no duplicate",
+            "duplicates only of unique ones",
         );
         row("lost", format!("{prefix} first, {middle} between, {suffix} last"), "0");
         row("phantoms", self.phantoms.to_string(), "0");
@@ -117,6 +130,21 @@ impl Report {
         row("wrong attempt numbers", self.wrong_attempts.to_string(), "0");
         row("early", self.early_retries.to_string(), "0");
         row("late", self.late_retries.to_string(), "0");
+        let Unique { runs, refused, overlapping, wrongly_refused } = self.unique;
+        row("unique", format!("{runs} runs, {refused} refused beside them"), "");
+        row("unfinished beside their like", overlapping.to_string(), "0");
+        row("refused with none there", wrongly_refused.to_string(), "0");
+        let Cron { firings, endless, wrong_counts } = self.cron;
+        row("fired by cron entries", firings.to_string(), "");
+        row("fired without an end", endless.to_string(), "0");
+        row("entries fired too often or rarely", wrong_counts.to_string(), "0");
+        let Cancelled { asked, confirmed, ended_otherwise, started } = self.cancelled;
+        row("cancelled", format!("{confirmed} of {asked} that were to be"), "");
+        row("ended otherwise than told", ended_otherwise.to_string(), "0");
+        row("started though cancelled", started.to_string(), "0");
+        let Moved { asked, confirmed, elsewhere } = self.moved;
+        row("moved", format!("{confirmed} of {asked} that were to be"), "");
+        row("started on another lane", elsewhere.to_string(), "0");
         row("handler calls by lane", listed(&self.lane_starts), "");
         row("starts while all lanes were full", listed(&self.shares), "about 8:4:2:1");
         row(

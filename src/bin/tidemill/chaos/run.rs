@@ -4,33 +4,38 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
-use tidemill::{Client, ConnectOptions, Queue, QueueConfig};
+use tidemill::{Client, ConnectOptions, Queue, QueueConfig, SealKey, SealKeys};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::check::Asked;
+use super::clockwork;
 use super::collect::{check_folder, collect};
 use super::crew::{Crew, Program, Role};
 use super::footprint;
 use super::history::{Event, Journal};
 use super::mill::Mill;
 use super::nemesis::Nemesis;
-use super::plan::{Fault, Wish, plan};
+use super::plan::{Wish, plan};
 use super::report::{self, Report};
+use super::run_args::RunArgs;
 use super::stage::Stage;
 use super::{DEFAULT_QUEUE, exit_of, number_of};
-use crate::cli::{Global, duration};
-use crate::exit::{Exit, UsageError};
-use crate::login::Given;
+use crate::cli::Global;
+use crate::exit::Exit;
 use crate::output;
 use crate::signals::StopSignals;
 
-/// Producers, among which the rate is shared.
-const PRODUCERS: u64 = 2;
+/// The parts of the rate that producers have, and which of them seals what it enqueues.
+const SHARES: [f64; 3] = [0.45, 0.45, 0.1];
+const SEALS: u64 = 2;
 
 /// How long producers may take beyond the run: what is unknown they ask for this long.
 const PRODUCERS_END: Duration = Duration::from_secs(90);
+
+/// Further queues on several servers, as there are where a team works with them. A server that comes back
+/// brings up all its streams before their consumers, and what goes wrong meanwhile takes a while to.
+const IDLE_QUEUES: u32 = 3;
 
 /// How many jobs each lane is filled with in the beginning, for each that all workers run at once; and the
 /// most.
@@ -42,111 +47,6 @@ const MOST_FILLED: u64 = 4000;
 enum Ending {
     InTime,
     Told,
-}
-
-/// What is broken, and how long.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct RunArgs {
-    /// How many minutes to break things; parts of one are fine
-    #[arg(long, default_value_t = 1.0)]
-    minutes: f64,
-    /// What plan and jobs follow from; default: any, and it is printed
-    #[arg(long, value_name = "NUMBER")]
-    seed: Option<Given>,
-    /// Servers of the private broker: 1 or 3
-    #[arg(long, default_value_t = 1, value_parser = one_or_three)]
-    nodes: u8,
-    /// Copies of each stream: 1 or 3; default: as many as servers
-    #[arg(long, value_parser = one_or_three)]
-    replicas: Option<u8>,
-    /// Let the broker write every message through to the disk before it confirms it
-    #[arg(long)]
-    sync_always: bool,
-    /// Worker processes
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=32))]
-    workers: u16,
-    /// Jobs that a worker runs at once
-    #[arg(short, long, default_value_t = 20)]
-    concurrency: usize,
-    /// Jobs in a second
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(2..=20_000))]
-    rate: u64,
-    /// How long a worker may be silent about a job before another gets it
-    #[arg(long, value_parser = duration, default_value = "5s")]
-    ack_wait: Duration,
-    /// Do only this; may be given several times
-    #[arg(long, value_enum, value_name = "FAULT")]
-    only: Vec<Fault>,
-    /// How many seconds the queue may take to be empty after the last fault
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    within: u64,
-    /// Where to keep the history; default: a new folder, kept where something is violated
-    #[arg(long, value_name = "DIR")]
-    history: Option<PathBuf>,
-    /// Use this nats-server
-    #[arg(long, value_name = "PATH")]
-    nats_server: Option<PathBuf>,
-}
-
-fn one_or_three(text: &str) -> Result<u8, String> {
-    match text {
-        "1" => Ok(1),
-        "3" => Ok(3),
-        _ => Err("use 1 or 3".to_owned()),
-    }
-}
-
-impl RunArgs {
-    fn replicas(&self) -> u8 {
-        self.replicas.unwrap_or(self.nodes)
-    }
-
-    fn wish(&self, seed: u64) -> Wish {
-        Wish {
-            seed,
-            duration_ms: (self.minutes * 60_000.0) as u64,
-            nodes: usize::from(self.nodes),
-            replicas: self.replicas(),
-            workers: usize::from(self.workers),
-            ack_wait_ms: u64::try_from(self.ack_wait.as_millis()).unwrap_or(u64::MAX),
-            only: self.only.clone(),
-        }
-    }
-
-    fn check(&self, wish: &Wish) -> Result<(), UsageError> {
-        let problem = if !(0.02..=10_000.0).contains(&self.minutes) {
-            format!("minutes is {}: use 0.02 to 10000", self.minutes)
-        } else if self.replicas() > self.nodes {
-            format!("{} replicas need as many servers: use --nodes 3", self.replicas())
-        } else if let Some(fault) = self.only.iter().find(|fault| !fault.fits(wish)) {
-            format!("{} cannot be done to {} servers", fault.name(), self.nodes)
-        } else {
-            return Ok(());
-        };
-        Err(UsageError(problem))
-    }
-
-    /// The command that does the same again.
-    fn again(&self, seed: u64) -> String {
-        let mut command = format!(
-            "tidemill chaos --seed {seed} --minutes {} --nodes {} --replicas {} --workers {} \
-             --concurrency {} --rate {} --ack-wait {}ms",
-            self.minutes,
-            self.nodes,
-            self.replicas(),
-            self.workers,
-            self.concurrency,
-            self.rate,
-            self.ack_wait.as_millis(),
-        );
-        if self.sync_always {
-            command.push_str(" --sync-always");
-        }
-        for fault in &self.only {
-            command.push_str(&format!(" --only {}", fault.name()));
-        }
-        command
-    }
 }
 
 pub(super) async fn run(global: &Global, args: RunArgs) -> anyhow::Result<Exit> {
@@ -203,7 +103,8 @@ impl Run<'_> {
         journal.note(Event::Setup { seed, ack_wait_ms })?;
         let jetstream = if args.sync_always { "sync_interval: always" } else { "" };
         let mill = Mill::start(wish.nodes, jetstream, args.nats_server.as_deref()).await?;
-        let client = self.client(&mill, &queue).await?;
+        let keys = self.make_seal_keys()?;
+        let client = self.client(&mill, &queue, &keys).await?;
         let (major, minor, patch) = client.server_version();
         stage.say(&format!(
             "{} × nats-server {major}.{minor}.{patch}, {} copies of each stream; {} workers, {} \
@@ -211,19 +112,21 @@ impl Run<'_> {
             wish.nodes,
             wish.replicas,
             wish.workers,
-            args.rate,
+            args.rate(),
             wish.duration_ms / 1000
         ));
         let program = Program {
             url: mill.url(),
             namespace: self.global.namespace.to_string(),
             history: self.history.to_owned(),
+            seal_keys: keys,
         };
         self.fill(&program).await?;
         let crew = Crew::start(program.clone(), wish.workers, args.concurrency).await?;
         let crew = Mutex::new(crew);
         stage.say("all lanes are full, and nothing is broken yet");
         self.is_worked_off(&client, &queue).await?;
+        clockwork::start(&client, &queue, seed, journal).await?;
         let producers = self.start_producers(&program).await?;
         let ended = {
             let ns = self.global.namespace.as_str().to_uppercase();
@@ -242,6 +145,8 @@ impl Run<'_> {
             crew.heal().await?;
             journal.note(Event::AllHealed)?;
             let mut wrong = self.end_producers(producers, ended).await;
+            tokio::time::sleep(clockwork::WATCHED).await;
+            clockwork::stop(&client, &queue, journal).await?;
             stage.say("waiting for the queue to be empty");
             let within = Duration::from_secs(args.within);
             let collected = tokio::select! {
@@ -268,7 +173,7 @@ impl Run<'_> {
         }
     }
 
-    async fn client(&self, mill: &Mill, queue: &Queue) -> anyhow::Result<Client> {
+    async fn client(&self, mill: &Mill, queue: &Queue, keys: &Path) -> anyhow::Result<Client> {
         let mut config = QueueConfig::default();
         config.replicas = self.wish.replicas;
         config.ack_wait = self.args.ack_wait;
@@ -276,9 +181,24 @@ impl Run<'_> {
         let client = Client::connect(options)
             .await?
             .with_namespace(self.global.namespace.clone())
-            .with_queue_config(config);
+            .with_queue_config(config)
+            .with_seal_keys(SealKeys::from_text(&std::fs::read_to_string(keys)?)?);
         client.ensure_queue(queue).await?;
+        if self.wish.nodes > 1 {
+            for n in 1..=IDLE_QUEUES {
+                client.ensure_queue(&Queue::new(format!("idle-{n}"))?).await?;
+            }
+        }
         Ok(client)
+    }
+
+    /// A file with a key of this run's own.
+    fn make_seal_keys(&self) -> anyhow::Result<PathBuf> {
+        let path = self.history.join("seal.keys");
+        let key = SealKey::generate("chaos")?;
+        std::fs::write(&path, key.reveal().as_bytes())
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
     }
 
     /// Fills all lanes before anybody works them.
@@ -305,17 +225,21 @@ impl Run<'_> {
     }
 
     async fn start_producers(&self, program: &Program) -> anyhow::Result<Vec<Role>> {
-        let rate = self.args.rate as f64 / PRODUCERS as f64;
-        let jobs = (rate * self.wish.duration_ms as f64 / 1000.0).ceil() as u64;
         let mut producers = Vec::new();
-        for n in 0..PRODUCERS {
-            let more = [
+        for (n, share) in (0..).zip(SHARES) {
+            let rate = self.args.rate() as f64 * share;
+            let jobs = (rate * self.wish.duration_ms as f64 / 1000.0).ceil() as u64;
+            let mut more = [
                 ["--jobs".to_owned(), jobs.to_string()],
                 ["--rate".to_owned(), rate.to_string()],
+                ["--load".to_owned(), self.args.load()],
                 ["--seed".to_owned(), self.wish.seed.wrapping_add(n).to_string()],
-            ];
-            producers
-                .push(program.start("producer", &format!("p{}", n + 1), &more.concat()).await?);
+            ]
+            .concat();
+            if n == SEALS {
+                more.extend(program.sealing());
+            }
+            producers.push(program.start("producer", &format!("p{}", n + 1), &more).await?);
         }
         Ok(producers)
     }

@@ -6,13 +6,15 @@ use tidemill::AttemptEvent;
 
 use super::super::report::Report;
 use super::Asked;
-use super::books::{Books, Job, Start};
+use super::books::Books;
+use super::job::{Job, Moved, Start};
 
 /// What clocks and rounding take off a delay.
 const TOLERANCE_US: u64 = 5_000;
 
-/// What a broker that restarts may take off a delay.
-const AFTER_RESTART_US: u64 = 1_000_000;
+/// The same where the broker was broken. It may hand a job out too soon, but a worker that gets one asks the
+/// broker's clock, which it knows that well, and puts the job off for the rest.
+const AFTER_RESTART_US: u64 = 50_000;
 
 /// Attempt numbers: never skipped, never repeated but for a first attempt that left no trace.
 pub(super) fn numbers(books: &Books, asked: Asked, report: &mut Report) {
@@ -74,7 +76,7 @@ pub(super) fn times(books: &Books, asked: Asked, report: &mut Report) {
     for (id, job) in &books.jobs {
         for start in first_of_each_attempt(job) {
             let Some((asked_us, delay_us)) = due(job, start) else { continue };
-            let due_us = asked_us + delay_us;
+            let due_us = brought_forward(job, asked_us + delay_us);
             let was_broken = asked.faults > 0 || books.broker_was_broken(asked_us, start.at_us);
             let slack_us = match was_broken {
                 true => AFTER_RESTART_US,
@@ -85,6 +87,8 @@ pub(super) fn times(books: &Books, asked: Asked, report: &mut Report) {
                 early.push(format!("{id} attempt {} by {by_ms} ms", start.attempt));
             }
             let possible_us = due_us.max(books.whole_since_us(start.at_us));
+            // Whether it is to run now is not known before the producer is told.
+            let possible_us = possible_us.max(moved_us(job));
             let late_us = start.at_us.saturating_sub(possible_us);
             if late_us > books.aftermath_us() && asked.faults == 0 {
                 let by_ms = late_us / 1000;
@@ -96,6 +100,19 @@ pub(super) fn times(books: &Books, asked: Asked, report: &mut Report) {
     report.late_retries = late.len() as u64;
     report.violated_by("started before it was due", &early);
     report.violated_by("started long after it was due, with nothing broken", &late);
+}
+
+/// When the producer last had to do with it, or was to be told.
+fn moved_us(job: &Job) -> u64 {
+    job.moved.as_ref().map_or(0, |moved| moved.done_us.unwrap_or(moved.asked_us))
+}
+
+/// When a job is due that its producer may have let run now.
+fn brought_forward(job: &Job, due_us: u64) -> u64 {
+    match &job.moved {
+        Some(Moved { asked_us, to: None, .. }) => due_us.min(*asked_us),
+        Some(Moved { to: Some(_), .. }) | None => due_us,
+    }
 }
 
 /// An attempt that is granted again, or was given back, comes when it comes.

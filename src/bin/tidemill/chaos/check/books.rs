@@ -1,10 +1,11 @@
 //! A history sorted by job: all that is known of each, and when something was broken.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-use tidemill::{AttemptEvent, Priority, Status};
-
-use super::super::history::{Event, Line, Said, Streams};
+use super::super::history::{Event, Line, Streams};
+use super::job::{
+    Cancelled, End, Ended, Entries, Entry, Job, Left, Letter, Moved, Outcome, Start, Tried,
+};
 
 /// The time within which workers are given up, where the history does not say.
 const USUAL_ACK_WAIT_US: u64 = 30_000_000;
@@ -24,9 +25,16 @@ pub(super) struct Books {
     pub(super) streams: Option<Streams>,
     pub(super) seed: Option<u64>,
     pub(super) footprints: Vec<Footprint>,
+    pub(super) cron: Vec<Entries>,
+    pub(super) cron_removed_us: Option<u64>,
     ack_wait_us: Option<u64>,
+    pub(super) began_us: u64,
     /// By process.
     concurrency: BTreeMap<String, u64>,
+    /// The delay over which each process sets timers.
+    park_over_us: BTreeMap<String, u64>,
+    /// The job of each run of those whose id is their key's: the broker's records name that id.
+    runs_of_keys: HashMap<String, String>,
 }
 
 /// From when to when something was broken.
@@ -61,97 +69,11 @@ impl Footprint {
     }
 }
 
-#[derive(Debug, Default)]
-pub(super) struct Job {
-    pub(super) tried: Option<Tried>,
-    pub(super) outcome: Outcome,
-    pub(super) starts: Vec<Start>,
-    pub(super) ends: Vec<End>,
-    pub(super) completions: Vec<Ended>,
-    pub(super) ledger: Vec<Entry>,
-    pub(super) letters: Vec<Letter>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Tried {
-    pub(super) at_us: u64,
-    pub(super) fails: u32,
-    pub(super) max_attempts: u32,
-    pub(super) backoff_us: u64,
-    pub(super) run_after_us: Option<u64>,
-    pub(super) sum: String,
-}
-
-impl Tried {
-    /// Whether no attempt succeeds.
-    pub(super) fn always_fails(&self) -> bool {
-        self.fails >= self.max_attempts
-    }
-
-    /// The attempts that it takes where nothing is broken.
-    pub(super) fn needs(&self) -> u64 {
-        u64::from(self.fails.saturating_add(1).min(self.max_attempts))
-    }
-}
-
-/// What the producer was told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// Nothing: it was killed before, or the answer never came.
-    #[default]
-    Unknown,
-    Ok {
-        at_us: u64,
-        run: String,
-    },
-    Duplicate,
-    Refused,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Start {
-    pub(super) at_us: u64,
-    pub(super) run: String,
-    pub(super) lane: Priority,
-    pub(super) attempt: u32,
-    pub(super) sum: String,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct End {
-    pub(super) at_us: u64,
-    pub(super) by: String,
-    pub(super) run: String,
-    pub(super) attempt: u32,
-    pub(super) said: Said,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Ended {
-    pub(super) run: String,
-    pub(super) status: Status,
-    pub(super) attempt: u32,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Entry {
-    pub(super) attempt: u32,
-    pub(super) what: AttemptEvent,
-    pub(super) worker: String,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct Letter {
-    pub(super) run: String,
-    pub(super) attempts: u32,
-    pub(super) reason: String,
-    pub(super) sum: String,
-}
-
 impl Books {
     /// Sorts lines that are in the order of time.
     pub(super) fn of(lines: &[(String, Line)]) -> Self {
-        let mut books = Self::default();
+        let began_us = lines.first().map_or(0, |(_, line)| line.at_us);
+        let mut books = Self { began_us, ..Self::default() };
         for (by, line) in lines {
             books.enter(by, line.at_us, &line.event);
         }
@@ -165,25 +87,60 @@ impl Books {
                 self.ack_wait_us = Some(ack_wait_ms.saturating_mul(1000));
             }
             Event::Producing { seed, .. } => self.seed = self.seed.or(Some(seed)),
-            Event::Working { concurrency } => {
+            Event::Working { concurrency, park_over_ms } => {
                 self.concurrency.insert(by.to_owned(), concurrency);
+                self.park_over_us.insert(by.to_owned(), park_over_ms.saturating_mul(1000));
             }
-            Event::Try { id, fails, max_attempts, backoff_ms, run_after_ms, sum, .. } => {
+            Event::Try {
+                id,
+                fails,
+                max_attempts,
+                backoff_ms,
+                run_after_ms,
+                key,
+                sealing,
+                sum,
+                ..
+            } => {
                 self.job(id).tried = Some(Tried {
                     at_us,
                     fails,
                     max_attempts,
                     backoff_us: backoff_ms.saturating_mul(1000),
                     run_after_us: run_after_ms.map(|ms| ms.saturating_mul(1000)),
+                    key,
+                    sealing,
                     sum,
                 });
             }
-            Event::Ok { id, run, .. } => self.told(id, at_us, Outcome::Ok { at_us, run }),
-            Event::Duplicate { id } => self.told(id, at_us, Outcome::Duplicate),
+            Event::Ok { id, run, .. } => {
+                self.know_run(&id, &run);
+                self.told(id, at_us, Outcome::Ok { at_us, run });
+            }
+            Event::Duplicate { id, of } => self.told(id, at_us, Outcome::Duplicate { at_us, of }),
             Event::Unknown { id, .. } => self.told(id, at_us, Outcome::Unknown),
             Event::Refused { id, .. } => self.told(id, at_us, Outcome::Refused),
-            Event::Start { id, run, lane, attempt, sum } => {
-                self.job(id).starts.push(Start { at_us, run, lane, attempt, sum });
+            Event::Cron { name, every_ms, sealing, sum } => {
+                let every_us = every_ms.max(1).saturating_mul(1000);
+                self.cron.push(Entries { name, from_us: at_us, every_us, sealing, sum });
+            }
+            Event::CronRemoved => self.cron_removed_us = Some(at_us),
+            Event::Cancel { id } => self.job(id).cancelled = Some(Cancelled::default()),
+            Event::Cancelled { id, status } => {
+                self.job(id).cancelled = Some(Cancelled { told: Some((at_us, status)) });
+            }
+            Event::Move { id, to } => {
+                self.job(id).moved = Some(Moved { asked_us: at_us, to, done_us: None });
+            }
+            Event::Moved { id } => {
+                if let Some(moved) = &mut self.job(id).moved {
+                    moved.done_us = Some(at_us);
+                }
+            }
+            Event::NotDone { .. } => {}
+            Event::Start { id, run, lane, attempt, sealing, sum } => {
+                self.know_run(&id, &run);
+                self.job(id).starts.push(Start { at_us, run, lane, attempt, sealing, sum });
             }
             Event::End { id, run, attempt, said } => {
                 self.job(id).ends.push(End { at_us, by: by.to_owned(), run, attempt, said });
@@ -208,25 +165,53 @@ impl Books {
             }
             Event::Emptied => self.emptied_us = Some(at_us),
             Event::Completion { id, run, status, attempt } => {
+                let id = self.of_run(id, &run);
                 self.job(id).completions.push(Ended { run, status, attempt });
             }
-            Event::Ledger { id, attempt, what, worker, .. } => {
+            Event::Ledger { id, run, attempt, what, worker } => {
+                let id = self.of_run(id, &run);
                 self.job(id).ledger.push(Entry { attempt, what, worker });
             }
-            Event::Letter { id, run, attempts, reason, sum } => {
-                self.job(id).letters.push(Letter { run, attempts, reason, sum });
+            Event::Letter { id, run, attempts, reason, sealing, sum } => {
+                let id = self.of_run(id, &run);
+                self.job(id).letters.push(Letter { run, attempts, reason, sealing, sum });
+            }
+            Event::Left { id, run, stands } => {
+                let id = self.of_run(id, &run);
+                self.job(id).left.push(Left { at_us, run, stands });
             }
             Event::Streams(streams) => self.streams = Some(streams),
         }
     }
 
+    fn know_run(&mut self, id: &str, run: &str) {
+        let tried = self.jobs.get(id).and_then(|job| job.tried.as_ref());
+        if tried.is_some_and(|tried| tried.key.is_some()) {
+            self.runs_of_keys.insert(run.to_owned(), id.to_owned());
+        }
+    }
+
+    /// The job that a record of the broker's is of.
+    fn of_run(&self, id: String, run: &str) -> String {
+        self.runs_of_keys.get(run).cloned().unwrap_or(id)
+    }
+
     fn job(&mut self, id: String) -> &mut Job {
-        self.jobs.entry(id).or_default()
+        let cron = &self.cron;
+        self.jobs.entry(id).or_insert_with_key(|id| {
+            let entry = cron.iter().find(|entry| entry.is_firing(id));
+            entry.map(Entries::firing).unwrap_or_default()
+        })
     }
 
     fn told(&mut self, id: String, at_us: u64, outcome: Outcome) {
         self.last_enqueue_us = self.last_enqueue_us.max(at_us);
         self.job(id).outcome = outcome;
+    }
+
+    /// Whether this process puts a job off by a timer that is not due for so long.
+    pub(super) fn sets_timer(&self, by: &str, delay_us: u64) -> bool {
+        self.park_over_us.get(by).is_some_and(|park_over_us| delay_us > *park_over_us)
     }
 
     pub(super) fn ack_wait_us(&self) -> u64 {
@@ -268,48 +253,15 @@ impl Books {
         self.faults_around(from_us, until_us).any(|fault| !fault.is_of_worker())
     }
 
+    /// When all is whole again of what is broken around a moment.
+    pub(super) fn whole_again_us(&self, at_us: u64) -> u64 {
+        let around = self.faults_around(at_us, at_us + self.aftermath_us());
+        around.map(|fault| fault.until_us.unwrap_or(u64::MAX / 2)).max().unwrap_or_default()
+    }
+
     /// The last moment, up to this one, at which something was still broken.
     pub(super) fn whole_since_us(&self, at_us: u64) -> u64 {
         let begun = self.faults.iter().filter(|fault| fault.from_us <= at_us);
         begun.map(|fault| fault.until_us.unwrap_or(at_us).min(at_us)).max().unwrap_or_default()
-    }
-}
-
-impl Job {
-    /// The run that counts: the one that the producer was told of, else the first that was seen.
-    pub(super) fn run(&self) -> Option<&str> {
-        let seen = || {
-            let started = self.starts.first().map(|start| start.run.as_str());
-            started.or_else(|| self.completions.first().map(|ended| ended.run.as_str()))
-        };
-        match &self.outcome {
-            Outcome::Ok { run, .. } => Some(run),
-            Outcome::Unknown | Outcome::Duplicate | Outcome::Refused => seen(),
-        }
-    }
-
-    pub(super) fn started(&self, attempt: u32) -> u64 {
-        self.starts.iter().filter(|start| start.attempt == attempt).count() as u64
-    }
-
-    pub(super) fn entries(&self, attempt: u32, what: AttemptEvent) -> u64 {
-        let is_such = |entry: &&Entry| entry.attempt == attempt && entry.what == what;
-        self.ledger.iter().filter(is_such).count() as u64
-    }
-
-    /// The last failed end of an attempt before a moment that is on record as such.
-    pub(super) fn failed_before(&self, attempt: u32, at_us: u64) -> Option<&End> {
-        let is_on_record = |end: &&End| {
-            self.ledger.iter().any(|entry| {
-                entry.attempt == attempt
-                    && entry.what == AttemptEvent::Failed
-                    && entry.worker == end.by
-            })
-        };
-        self.ends
-            .iter()
-            .filter(|end| end.attempt == attempt && end.said == Said::Failed && end.at_us < at_us)
-            .filter(is_on_record)
-            .max_by_key(|end| end.at_us)
     }
 }

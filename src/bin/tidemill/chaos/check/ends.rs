@@ -4,19 +4,29 @@ use tidemill::Status;
 
 use super::super::history::Said;
 use super::super::report::{Enqueued, Lost, Report};
-use super::books::{Books, Ended, Job, Outcome, Tried};
+use super::books::Books;
+use super::job::{Ended, Job, Origin, Outcome, Tried};
+use super::last_seen::lost_job;
+
+/// How many lost jobs are told one by one.
+const LOST_TOLD: usize = 1000;
 
 pub(super) fn enqueued(books: &Books, report: &mut Report) {
     let mut duplicates = Vec::new();
     let mut enqueued = Enqueued::default();
-    for (id, job) in books.jobs.iter().filter(|(_, job)| job.tried.is_some()) {
+    for (id, job) in &books.jobs {
+        let Some(tried) = job.tried.as_ref().filter(|_| job.origin == Origin::Producer) else {
+            continue;
+        };
         match job.outcome {
             Outcome::Ok { .. } => enqueued.ok += 1,
             Outcome::Unknown => enqueued.unknown += 1,
             Outcome::Refused => enqueued.refused += 1,
-            Outcome::Duplicate => {
+            Outcome::Duplicate { .. } => {
                 enqueued.duplicate += 1;
-                duplicates.push(id.clone());
+                if tried.key.is_none() {
+                    duplicates.push(id.clone());
+                }
             }
         }
     }
@@ -36,7 +46,7 @@ pub(super) fn lost(books: &Books, report: &mut Report) {
                 let has_ended = job.completions.iter().any(|ended| ended.run == *run);
                 Some((*at_us, id.as_str(), has_ended))
             }
-            Outcome::Unknown | Outcome::Duplicate | Outcome::Refused => None,
+            Outcome::Unknown | Outcome::Duplicate { .. } | Outcome::Refused => None,
         })
         .collect();
     confirmed.sort_unstable();
@@ -50,16 +60,24 @@ pub(super) fn lost(books: &Books, report: &mut Report) {
     let ids: Vec<String> =
         confirmed.iter().filter(is_lost).map(|(_, id, _)| (*id).to_owned()).collect();
     report.violated_by("confirmed, but without an end", &ids);
+    let lost = confirmed.iter().filter(is_lost).take(LOST_TOLD);
+    report.lost_jobs = lost
+        .filter_map(|(at_us, id, _)| {
+            let job = books.jobs.get(*id)?;
+            Some(lost_job(books, id, job.run()?, job, *at_us))
+        })
+        .collect();
 }
 
 type Question = fn(&Job) -> bool;
 
 /// What was run or recorded though nobody enqueued it, or not like that.
 pub(super) fn phantoms(books: &Books, report: &mut Report) {
-    let questions: [(&str, Question); 5] = [
+    let questions: [(&str, Question); 6] = [
         ("started or ended, though nobody enqueued it", is_of_nobody),
         ("refused to its producer, and yet it was there", is_refused_and_there),
         ("of another payload than was enqueued", is_of_another_payload),
+        ("sealed by nobody who enqueued it, or not sealed", is_sealed_otherwise),
         ("of a run that nobody enqueued", is_of_another_run),
         ("done by no handler's word", is_done_by_nobody),
     ];
@@ -80,13 +98,21 @@ fn is_of_nobody(job: &Job) -> bool {
 }
 
 fn is_refused_and_there(job: &Job) -> bool {
-    job.outcome == Outcome::Refused && is_there(job)
+    let is_refused = matches!(job.outcome, Outcome::Refused | Outcome::Duplicate { .. });
+    is_refused && is_there(job)
 }
 
 fn is_of_another_payload(job: &Job) -> bool {
     let Some(Tried { sum, .. }) = &job.tried else { return false };
     let mut sums = job.starts.iter().map(|start| &start.sum);
     sums.any(|seen| seen != sum) || job.letters.iter().any(|letter| letter.sum != *sum)
+}
+
+fn is_sealed_otherwise(job: &Job) -> bool {
+    let Some(Tried { sealing, .. }) = &job.tried else { return false };
+    let mut of_starts = job.starts.iter().map(|start| start.sealing);
+    of_starts.any(|seen| seen != *sealing)
+        || job.letters.iter().any(|letter| letter.sealing != *sealing)
 }
 
 fn is_of_another_run(job: &Job) -> bool {
@@ -154,6 +180,7 @@ fn wrong_end(tried: &Tried, ended: &Ended, job: &Job) -> Option<String> {
             [] => Some("was buried without a dead letter".to_owned()),
             [_, _, ..] => Some("has more than one dead letter".to_owned()),
         },
+        Status::Cancelled if job.cancelled.is_some() => None,
         Status::Cancelled | Status::Expired => Some(format!("is {}", ended.status)),
     }
 }

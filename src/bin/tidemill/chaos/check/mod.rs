@@ -4,12 +4,17 @@
 
 mod attempts;
 mod books;
+mod cron;
 mod ends;
 mod footprints;
+mod job;
+mod last_seen;
+mod later;
 mod runs;
 mod shares;
 #[cfg(test)]
 mod tests;
+mod unique;
 
 use self::books::Books;
 use super::history::Line;
@@ -41,6 +46,10 @@ pub(super) fn check(lines: &[(String, Line)], asked: Asked) -> Report {
     shares::weighted(&books, &mut report);
     attempts::numbers(&books, asked, &mut report);
     attempts::times(&books, asked, &mut report);
+    cron::firings(&books, &mut report);
+    unique::keys(&books, &mut report);
+    later::cancelled(&books, &mut report);
+    later::moved(&books, &mut report);
     footprints::flat(&books, &mut report);
     emptied(&books, &mut report);
     report.holds = report.violations.is_empty();

@@ -3,7 +3,8 @@
 use super::super::history::Said;
 use super::super::report::Report;
 use super::Asked;
-use super::books::{Books, Job, Start};
+use super::books::Books;
+use super::job::{Job, Start};
 
 pub(super) fn count(books: &Books, asked: Asked, report: &mut Report) {
     let mut unexplained = Vec::new();
@@ -33,5 +34,10 @@ fn has_reason(books: &Books, job: &Job, before: &Start, again: &Start) -> bool {
     let has_failed = is_next && job.failed_before(before.attempt, again.at_us).is_some();
     let was_given_back =
         job.ends.iter().any(|end| end.attempt == before.attempt && end.said == Said::Stopped);
-    has_failed || was_given_back || books.faults_around(before.at_us, again.at_us).next().is_some()
+    // The worker that had it already, and the one that was given its copy, may both run it.
+    let was_moved = job.moved.as_ref().is_some_and(|moved| moved.asked_us <= again.at_us);
+    has_failed
+        || was_given_back
+        || was_moved
+        || books.faults_around(before.at_us, again.at_us).next().is_some()
 }

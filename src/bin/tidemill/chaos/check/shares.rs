@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use tidemill::Priority;
 
 use super::super::report::Report;
-use super::books::{Books, Outcome};
+use super::books::Books;
+use super::job::Outcome;
 
 /// By which lanes are served unless a worker is told otherwise, in the order of the lanes.
 const WEIGHTS: [u64; 4] = [8, 4, 2, 1];

@@ -1,10 +1,13 @@
 //! The checker against histories that are right, and against the same ones tampered with.
 
+mod kinds;
+
 use proptest::prelude::*;
 use tidemill::{AttemptEvent, Priority, Status};
 
-use super::super::history::{Event, Line, Said, Streams};
-use super::super::piece::{Piece, sum};
+use super::super::figures::LastSeen;
+use super::super::history::{Event, Line, Said, Sealing, Streams};
+use super::super::piece::{Load, Piece, sum};
 use super::super::report::{Enqueued, Lost, Report};
 use super::{Asked, check};
 
@@ -26,9 +29,7 @@ impl Told {
     /// A job that is enqueued and worked as it should be, one attempt after the other.
     fn job(&mut self, piece: &Piece) {
         let payload = piece.payload().expect("serializes");
-        self.at(1000, "p", piece.attempted(&payload));
-        let id = || piece.id.clone();
-        self.at(1000, "p", Event::Ok { id: id(), run: run_of(piece), sequence: None });
+        self.enqueue(piece);
         self.now_us += piece.run_after_ms.unwrap_or_default() * 1000;
         let mut attempt = 1;
         loop {
@@ -42,16 +43,24 @@ impl Told {
             if attempt == piece.max_attempts {
                 return self.bury(piece, attempt, &payload);
             }
-            self.now_us += 1_500_000;
+            self.now_us += piece.backoff_ms * 1000;
             attempt += 1;
             self.ledger(piece, attempt, AttemptEvent::Started, "w1");
         }
     }
 
+    fn enqueue(&mut self, piece: &Piece) {
+        let payload = piece.payload().expect("serializes");
+        self.at(1000, "p", piece.attempted(&payload, Sealing::Open));
+        let id = piece.id.clone();
+        self.at(1000, "p", Event::Ok { id, run: run_of(piece), sequence: None });
+    }
+
     fn start(&mut self, piece: &Piece, attempt: u32, by: &str) {
         let sum = sum(&piece.payload().expect("serializes"));
         let (id, run, lane) = (piece.id.clone(), run_of(piece), piece.lane);
-        self.at(1000, by, Event::Start { id, run, lane, attempt, sum });
+        let sealing = Sealing::Open;
+        self.at(1000, by, Event::Start { id, run, lane, attempt, sealing, sum });
     }
 
     fn end(&mut self, piece: &Piece, attempt: u32, said: Said, by: &str) {
@@ -72,7 +81,8 @@ impl Told {
         self.complete(piece, Status::Dead, attempts);
         let (id, run, sum) = (piece.id.clone(), run_of(piece), sum(payload));
         let reason = "attempts_exhausted".to_owned();
-        self.at(0, "collected", Event::Letter { id, run, attempts, reason, sum });
+        let sealing = Sealing::Open;
+        self.at(0, "collected", Event::Letter { id, run, attempts, reason, sealing, sum });
     }
 
     fn emptied(mut self) -> Self {
@@ -99,13 +109,19 @@ fn run_of(piece: &Piece) -> String {
 }
 
 fn piece(n: u64) -> Piece {
-    Piece { fails: 0, max_attempts: 40, run_after_ms: None, ..Piece::of("p", 1, n) }
+    Piece {
+        fails: 0,
+        max_attempts: 40,
+        run_after_ms: None,
+        backoff_ms: 1500,
+        ..Piece::of(Load::Soak, "p", 1, n)
+    }
 }
 
 /// Three jobs: one that succeeds at once, one at the second try, one never.
 fn sound() -> Told {
     let mut told = Told::default();
-    told.at(0, "w1", Event::Working { concurrency: 20 });
+    told.at(0, "w1", Event::Working { concurrency: 20, park_over_ms: 60_000 });
     told.job(&piece(0));
     told.job(&Piece { fails: 1, ..piece(1) });
     told.job(&Piece { fails: 3, max_attempts: 3, ..piece(2) });
@@ -311,10 +327,44 @@ fn losses_are_told_by_their_place() {
 }
 
 #[test]
+fn a_lost_job_is_told_with_where_it_was_last_seen() {
+    let lost = |seen: LastSeen| {
+        let mut told = Told::default();
+        let park_over_ms = if seen == LastSeen::OnATimer { 1000 } else { 60_000 };
+        told.at(0, "w1", Event::Working { concurrency: 20, park_over_ms });
+        let piece = Piece { fails: 1, ..piece(0) };
+        told.enqueue(&piece);
+        if seen != LastSeen::Enqueued {
+            told.start(&piece, 1, "w1");
+        }
+        if matches!(seen, LastSeen::BackingOff | LastSeen::OnATimer) {
+            told.end(&piece, 1, Said::Failed, "w1");
+        }
+        told.at(SECOND, "nemesis", Event::Fault { what: "node-killed".into() });
+        told.at(SECOND, "nemesis", Event::AllHealed);
+        told.at(60 * SECOND, "nemesis", Event::Fault { what: "much-later".into() });
+        let report = told.emptied().check();
+        assert_eq!(report.lost.prefix, 1, "{report:?}");
+        report.lost_jobs[0].clone()
+    };
+    for (seen, at_ms) in [
+        (LastSeen::Enqueued, 2),
+        (LastSeen::Running, 3),
+        (LastSeen::BackingOff, 4),
+        (LastSeen::OnATimer, 4),
+    ] {
+        let job = lost(seen);
+        assert_eq!((job.last_seen, job.at_ms), (seen, at_ms));
+        assert_eq!(job.faults, ["node-killed"]);
+        assert_eq!((job.id, job.run), ("p-0".to_owned(), "run-of-p-0".to_owned()));
+    }
+}
+
+#[test]
 fn what_is_unknown_may_be_there_once_or_not_at_all() {
     let unknown = |told: &mut Told, n: u64| {
         let piece = piece(n);
-        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes")));
+        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes"), Sealing::Open));
         let (id, error) = (piece.id.clone(), "no answer".to_owned());
         told.at(1000, "p", Event::Unknown { id, error });
         piece
@@ -341,7 +391,7 @@ fn a_fault_explains_another_run_and_no_fault_does_not() {
     let killed = |what: Option<&str>| {
         let mut told = Told::default();
         let piece = piece(0);
-        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes")));
+        told.at(1000, "p", piece.attempted(&piece.payload().expect("serializes"), Sealing::Open));
         let (id, run) = (piece.id.clone(), run_of(&piece));
         told.at(1000, "p", Event::Ok { id, run, sequence: Some(1) });
         told.start(&piece, 1, "w1");
@@ -363,21 +413,21 @@ fn a_fault_explains_another_run_and_no_fault_does_not() {
 }
 
 #[test]
-fn a_second_is_granted_only_where_the_broker_was_broken() {
-    let early = |what: &str| {
+fn fifty_milliseconds_are_granted_only_where_the_broker_was_broken() {
+    let early = |what: &str, by_us: u64| {
         let mut told = Told::default();
         told.at(0, "nemesis", Event::Fault { what: what.into() });
         told.at(0, "nemesis", Event::Healed { what: what.into() });
         told.job(&Piece { fails: 1, ..piece(1) });
         let is_second = |line: &Line| matches!(line.event, Event::Start { attempt: 2, .. });
         for (_, line) in &mut told.lines {
-            line.at_us -= if is_second(line) { 900_000 } else { 0 };
+            line.at_us -= if is_second(line) { by_us } else { 0 };
         }
         told.lines.sort_by_key(|(_, line)| line.at_us);
         told.emptied().check().early_retries
     };
-    assert_eq!(early("worker-killed"), 1);
-    assert_eq!(early("broker-killed"), 0);
+    assert_eq!((early("worker-killed", 3_000), early("worker-killed", 40_000)), (0, 1));
+    assert_eq!((early("broker-killed", 40_000), early("broker-killed", 60_000)), (0, 1));
 }
 
 proptest! {
@@ -389,7 +439,7 @@ proptest! {
     ) {
         let mut told = Told::default();
         for n in 0..jobs {
-            told.job(&Piece::of("p", seed, n));
+            told.job(&Piece::of(Load::Soak, "p", seed, n));
         }
         let mut told = told.emptied();
         let report = told.check();

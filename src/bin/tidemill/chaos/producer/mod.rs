@@ -3,6 +3,8 @@
 //! The rate is kept whatever happens to the jobs before. What is not known of an enqueue is noted as
 //! unknown, and nobody enqueues that job again.
 
+mod later;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +15,8 @@ use tidemill::{Client, Error, JobHandle, NewJob, Priority, Queue};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
-use super::history::{Event, Journal};
-use super::piece::{Entry, Piece};
+use super::history::{Event, Journal, Sealing};
+use super::piece::{Entry, Load, Piece};
 use super::{RoleArgs, number_of, told_to_end};
 use crate::cli::Global;
 use crate::exit::Exit;
@@ -29,7 +31,7 @@ const UNDER_WAY: usize = 4000;
 const TOGETHER: usize = 10;
 
 /// Enqueue jobs at a rate: on all lanes, some that fail once or twice, some that always fail, some with
-/// a delay; and note what became of every enqueue.
+/// a delay; and note what became of every enqueue. With --seal-keys their payloads are sealed.
 #[derive(Debug, Args)]
 pub(crate) struct ProducerArgs {
     #[command(flatten)]
@@ -40,6 +42,9 @@ pub(crate) struct ProducerArgs {
     /// Instead of such, put as many as this on each lane, all at once, that succeed in some 30 ms
     #[arg(long, value_name = "JOBS", conflicts_with_all = ["jobs", "rate"])]
     fill: Option<u64>,
+    /// What the jobs are
+    #[arg(long, value_enum, default_value_t = Load::Plain, conflicts_with = "fill")]
+    load: Load,
     /// Jobs in a second
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
@@ -52,8 +57,9 @@ pub(super) async fn run(global: &Global, args: ProducerArgs) -> anyhow::Result<E
     anyhow::ensure!(args.rate > 0.0, "rate is {}: use more than 0 jobs a second", args.rate);
     let mut signals = StopSignals::new()?;
     let journal = Arc::new(Journal::open(&args.role.history, &args.role.name)?);
-    let producer =
-        Producer { client: global.client().await?, queue: args.role.queue.clone(), journal };
+    let sealing = if global.keys.seals() { Sealing::Sealed } else { Sealing::Open };
+    let (client, queue) = (global.client().await?, args.role.queue.clone());
+    let producer = Producer { client, queue, journal, sealing };
     let seed = number_of(args.seed.as_ref())?.unwrap_or(1);
     let ProducerArgs { jobs, rate, .. } = args;
     producer.journal.note(Event::Producing { seed, jobs, rate })?;
@@ -81,6 +87,7 @@ struct Producer {
     client: Client,
     queue: Queue,
     journal: Arc<Journal>,
+    sealing: Sealing,
 }
 
 impl Producer {
@@ -93,7 +100,7 @@ impl Producer {
         let began = Instant::now();
         let mut n = 0;
         while n < args.jobs {
-            let pieces = together(&args.role.name, seed, n..args.jobs);
+            let pieces = together(args.load, &args.role.name, seed, n..args.jobs);
             n += pieces.len() as u64;
             sleep_until(began + Duration::from_secs_f64(n as f64 / args.rate)).await;
             while under_way.len() >= UNDER_WAY {
@@ -122,17 +129,24 @@ impl Producer {
         let (mut jobs, mut attempted) = (Vec::new(), Vec::new());
         for piece in &pieces {
             let payload = piece.payload()?;
-            attempted.push(piece.attempted(&payload));
+            attempted.push(piece.attempted(&payload, self.sealing));
             jobs.push(piece.job(self.queue.as_str(), payload));
         }
         self.journal.write(&attempted)?;
         let outcomes = self.send(pieces[0].entry, jobs).await;
-        let noted: Vec<Event> = pieces
-            .into_iter()
-            .zip(outcomes)
-            .map(|(piece, outcome)| outcome_of(piece.id, outcome))
-            .collect();
-        self.journal.write(&noted)
+        let (mut noted, mut stored) = (Vec::new(), Vec::new());
+        for (piece, outcome) in pieces.into_iter().zip(outcomes) {
+            let event = outcome_of(piece.id.clone(), outcome);
+            if matches!(event, Event::Ok { .. }) {
+                stored.push(piece);
+            }
+            noted.push(event);
+        }
+        self.journal.write(&noted)?;
+        for piece in stored {
+            self.do_later(&piece).await?;
+        }
+        Ok(())
     }
 
     async fn send(&self, entry: Entry, jobs: Vec<NewJob>) -> Vec<Result<JobHandle, Failure>> {
@@ -157,10 +171,10 @@ impl Producer {
 }
 
 /// The next jobs, which go by one call.
-fn together(name: &str, seed: u64, numbers: std::ops::Range<u64>) -> Vec<Piece> {
+fn together(load: Load, name: &str, seed: u64, numbers: std::ops::Range<u64>) -> Vec<Piece> {
     let mut pieces: Vec<Piece> = Vec::new();
     for n in numbers {
-        let piece = Piece::of(name, seed, n);
+        let piece = Piece::of(load, name, seed, n);
         let goes_along = match pieces.first() {
             None => true,
             Some(first) => first.entry == piece.entry && piece.entry != Entry::Single,
@@ -189,7 +203,9 @@ fn failure(error: &Error) -> Failure {
 
 fn outcome_of(id: String, outcome: Result<JobHandle, Failure>) -> Event {
     match outcome {
-        Ok(handle) if handle.is_duplicate() => Event::Duplicate { id },
+        Ok(handle) if handle.is_duplicate() => {
+            Event::Duplicate { id, of: Some(handle.run().to_string()) }
+        }
         Ok(handle) => Event::Ok { id, run: handle.run().to_string(), sequence: handle.sequence() },
         Err(Failure::Unknown(error)) => Event::Unknown { id, error },
         Err(Failure::Refused(error)) => Event::Refused { id, error },
@@ -205,7 +221,7 @@ mod tests {
         let mut n = 0;
         let mut calls = Vec::new();
         while n < 500 {
-            let pieces = together("p", 3, n..500);
+            let pieces = together(Load::Soak, "p", 3, n..500);
             assert!((1..=TOGETHER).contains(&pieces.len()));
             for piece in &pieces {
                 assert_eq!(piece.id, format!("p-{n}"));
