@@ -32,6 +32,7 @@ pub(super) mod code {
     pub(crate) const TOO_MANY_REQUESTS: u64 = 10167;
     pub(crate) const ATOMIC_PUBLISH_DISABLED: u64 = 10174;
     pub(crate) const BATCH_PUBLISH_DISABLED: u64 = 10205;
+    pub(crate) const TOO_MANY_ATOMIC_BATCHES: u64 = 10210;
 }
 
 /// An error in an answer of the API.
@@ -75,6 +76,8 @@ impl ApiError {
             code::MESSAGE_NOT_FOUND => ErrorKind::NotFound,
             // All servers that hold it are down.
             code::STREAM_OFFLINE | code::CONSUMER_OFFLINE => ErrorKind::Unavailable,
+            // Those of others, or one of ours whose answer is missing: there is room again in seconds.
+            code::TOO_MANY_ATOMIC_BATCHES => ErrorKind::Unavailable,
             _ if self.code == 503 => ErrorKind::Unavailable,
             _ => ErrorKind::Broker,
         };

@@ -124,7 +124,9 @@ impl Client {
                 Ok(Published::WrongLast(_) | Published::InFlight) => {}
                 Err(error) if error.is_unknown() => batch.may_be_stored(),
                 Err(error) if error.is_unavailable() => {}
-                Err(error) => return Err(error),
+                Err(error) if batch.is_certain() => return Err(error),
+                // It says nothing of the time before, of which the answer is missing.
+                Err(error) => tracing::debug!(%error, "a batch that is sent again is refused"),
             }
             if Instant::now() >= deadline {
                 return Err(batch.is_unsettled());

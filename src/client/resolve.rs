@@ -58,18 +58,22 @@ impl Client {
     /// Stores a run that may be stored already, or worked already: once in any case.
     pub(crate) async fn store_once(&self, mut job: Ready) -> Result<JobHandle> {
         job.may_be_stored();
-        self.resolve(job).await
+        self.resolve_from(job, Step::Look, Sent::Answered).await
     }
 
-    /// Sends a run under its guard until its outcome is known; one that may be stored already is
-    /// looked for first.
+    /// Sends a run under its guard until its outcome is known; one that may be stored already, since an
+    /// answer is missing, is looked for first.
     pub(super) async fn resolve(&self, job: Ready) -> Result<JobHandle> {
-        let key = job.key();
-        let first = match job.headers.get(name::ATTEMPTS_USED) {
-            Some(_) => Step::Look,
-            None => Step::Send { expected: 0 },
+        let (first, sent) = match job.headers.get(name::ATTEMPTS_USED) {
+            Some(_) => (Step::Look, Sent::Unanswered),
+            None => (Step::Send { expected: 0 }, Sent::Answered),
         };
-        Ok(match self.settle(job, Origin::Producer, first).await? {
+        self.resolve_from(job, first, sent).await
+    }
+
+    async fn resolve_from(&self, job: Ready, first: Step, sent: Sent) -> Result<JobHandle> {
+        let key = job.key();
+        Ok(match self.settle(job, Origin::Producer, first, sent).await? {
             Settled::Stored(handle) | Settled::Before(handle) | Settled::Duplicate(handle) => {
                 handle
             }
@@ -93,7 +97,7 @@ impl Client {
             Copied::Never if job.id.as_sequence().is_none() => Step::Send { expected: 0 },
             Copied::Never | Copied::Perhaps => Step::Look,
         };
-        self.settle(job, Origin::Timer(sequence), first).await
+        self.settle(job, Origin::Timer(sequence), first, Sent::Answered).await
     }
 
     /// Stores a unique job beside the message at `sequence`, whose place it is to take; `None` where
@@ -103,14 +107,14 @@ impl Client {
         mut job: Ready,
         sequence: u64,
     ) -> Result<Option<JobHandle>> {
-        let mut rest = Rest::new(self.resolve_window());
+        let mut rest = Rest::new(self.resolve_window(), Sent::Answered);
         loop {
             let handle = |sequence| Some(JobHandle::new(self.clone(), job.key(), sequence));
             let is_refused = match self.publish_expecting(&job, sequence).await {
                 Ok(Published::Stored(sequence)) => return Ok(handle(Some(sequence))),
                 Ok(Published::WrongLast(_) | Published::InFlight) => true,
                 Err(error) => {
-                    rest.because_of(unless_lost(&mut job, error)?);
+                    rest.unless_lost(&mut job, error)?;
                     false
                 }
             };
@@ -128,8 +132,14 @@ impl Client {
         }
     }
 
-    async fn settle(&self, mut job: Ready, origin: Origin, first: Step) -> Result<Settled> {
-        let mut rest = Rest::new(self.resolve_window());
+    async fn settle(
+        &self,
+        mut job: Ready,
+        origin: Origin,
+        first: Step,
+        sent: Sent,
+    ) -> Result<Settled> {
+        let mut rest = Rest::new(self.resolve_window(), sent);
         let (mut step, mut looks) = (first, 0);
         loop {
             step = match step {
@@ -186,7 +196,7 @@ impl Client {
             Ok(Published::InFlight) if job.is_unique() => Step::SendAgain,
             Ok(Published::WrongLast(_) | Published::InFlight) => Step::Look,
             Err(error) => {
-                rest.because_of(unless_lost(job, error)?);
+                rest.unless_lost(job, error)?;
                 Step::Look
             }
         })
@@ -203,7 +213,7 @@ impl Client {
             Ok(Published::WrongLast(_)) => return Err(not_ours_to_see(job)),
             Ok(Published::InFlight) => Step::SendBlindly,
             Err(error) => {
-                rest.because_of(unless_lost(job, error)?);
+                rest.unless_lost(job, error)?;
                 Step::SendBlindly
             }
         })
@@ -253,11 +263,33 @@ struct Rest {
     pause: Duration,
     /// What it was last that kept it from its end.
     last: Option<Error>,
+    sent: Sent,
+}
+
+/// Whether the broker has told of each time that a job was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Answered,
+    Unanswered,
 }
 
 impl Rest {
-    fn new(at_most: Duration) -> Self {
-        Self { deadline: Instant::now() + at_most, pause: FIRST_PAUSE, last: None }
+    fn new(at_most: Duration, sent: Sent) -> Self {
+        Self { deadline: Instant::now() + at_most, pause: FIRST_PAUSE, last: None, sent }
+    }
+
+    /// Passes on an error that tells what became of the job; after any other it may be stored. A refusal
+    /// tells nothing of a time before, the answer to which is missing.
+    fn unless_lost(&mut self, job: &mut Ready, error: Error) -> Result<()> {
+        if error.is_unknown() || error.is_unavailable() {
+            self.sent = Sent::Unanswered;
+            job.may_be_stored();
+        } else if self.sent == Sent::Answered {
+            return Err(error);
+        }
+        tracing::debug!(%error, "an enqueue is still unknown");
+        self.because_of(error);
+        Ok(())
     }
 
     fn because_of(&mut self, error: Error) {
@@ -272,17 +304,6 @@ impl Rest {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
     }
-}
-
-/// Passes on an error that tells what became of the job; after any other, which it gives back, it may be
-/// stored.
-fn unless_lost(job: &mut Ready, error: Error) -> Result<Error> {
-    if !error.is_unknown() && !error.is_unavailable() {
-        return Err(error);
-    }
-    tracing::debug!(%error, "an enqueue is still unknown");
-    job.may_be_stored();
-    Ok(error)
 }
 
 /// Passes on that these credentials may not look; another look-up that failed may go better.

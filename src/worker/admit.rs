@@ -155,9 +155,12 @@ pub(crate) fn admit(
             return admission;
         }
     }
+    // One that knows of fewer attempts is no copy that was made for it to run at once, but was sent again by
+    // a producer that did not hear that the first had come in.
+    let knows_less = job.options.attempts_used.unwrap_or(0) < history.used;
     match history.retry_at {
         // A delay that the broker forgot: the rest of it.
-        Some((sequence, at)) if sequence == job.sequence && at > now => {
+        Some((sequence, at)) if (sequence == job.sequence || knows_less) && at > now => {
             return Admission::NotYet { delay: time::until(at, now), used };
         }
         Some(_) | None => {}
@@ -309,8 +312,14 @@ mod tests {
         };
         assert_eq!(admitted(&options, bound(9), 207), not_yet(3, 1));
         assert!(matches!(admitted(&options, bound(9), 210), Admission::Run(_)));
-        // Said of another message: of the one this was copied from.
-        assert!(matches!(admitted(&options, bound(8), 207), Admission::Run(_)));
+        // Said of another message: of the one this was copied from, to run at once.
+        let copied = JobHeaders { attempts_used: Some(1), ..JobHeaders::default() };
+        assert!(matches!(admitted(&copied, bound(8), 207), Admission::Run(_)));
+        // Sent again by who did not know that the first one was worked.
+        for sent_again in [options, JobHeaders { attempts_used: Some(0), ..JobHeaders::default() }]
+        {
+            assert_eq!(admitted(&sent_again, bound(8), 207), not_yet(3, 1));
+        }
     }
 
     #[test]

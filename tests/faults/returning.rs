@@ -13,7 +13,6 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tidemill::Queue;
 use tidemill::embedded::Cluster;
-use tokio_util::sync::CancellationToken;
 
 use crate::support::copies::jsz;
 use crate::support::held::{ACK_WAIT, BEFORE, HELD, Held, Lane, MEANWHILE};
@@ -105,29 +104,15 @@ async fn lost_by_return(cluster: &Cluster, lanes: [Lane; 2]) -> Vec<usize> {
         is_known(cluster, lane).await;
     }
     cluster.kill(AWAY).await.expect("killed");
-    for held in &mut all {
-        held.while_away().await;
+    join_all(all.iter_mut().map(Held::while_away)).await;
+    until(Instant::now() + Duration::from_millis(300)).await;
+    cluster.restart(AWAY).await.expect("back");
+    for lane in lanes {
+        has_caught_up(&nats, lane).await;
     }
-    until(Instant::now() + Duration::from_millis(1500)).await;
-    let end = CancellationToken::new();
-    let flow = async |lane: Lane| {
-        while !end.is_cancelled() {
-            lane.flow(&nats).await;
-        }
-    };
-    let flows = join_all(lanes.map(flow));
-    let comes_back = async {
-        until(Instant::now() + Duration::from_millis(300)).await;
-        cluster.restart(AWAY).await.expect("back");
-        for lane in lanes {
-            has_caught_up(&nats, lane).await;
-        }
-        until(Instant::now() + Duration::from_secs(1)).await;
-        end.cancel();
-    };
-    tokio::join!(flows, comes_back);
+    until(Instant::now() + Duration::from_secs(1)).await;
     let mut gone = Vec::new();
-    for held in &all {
+    for held in &mut all {
         gone.push(held.gone(AWAY).await);
     }
     gone

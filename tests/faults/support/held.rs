@@ -10,10 +10,12 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tidemill::{Client, Queue};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::site::{Login, nats_at};
-use super::{api, eventually, short_leases, until};
+use super::{PATIENCE, api, eventually, short_leases, until};
 
 /// Taken and unacked when a server goes, and acked just before it comes back.
 pub(crate) const BEFORE: usize = 20;
@@ -22,6 +24,9 @@ pub(crate) const MEANWHILE: usize = 200;
 /// Taken and acked while it is away: so many that a consumer's leader compacts its log (nats-server does
 /// from 1024 entries on).
 const ACKED: usize = 1500;
+
+/// Rounds of a few jobs each that go through once a server is back: on top of what it may lack.
+const ROUNDS: usize = 25;
 
 /// What is unacked stays so for longer than any test takes.
 pub(crate) const ACK_WAIT: Duration = Duration::from_secs(300);
@@ -94,7 +99,7 @@ impl Lane {
     }
 
     /// Takes and acks a few and puts in as many.
-    pub(crate) async fn flow(self, nats: &Nats) {
+    async fn flow(self, nats: &Nats) {
         self.publish(nats, 4).await;
         for message in self.pull(nats, 4).await {
             ack(nats, &message).await;
@@ -121,6 +126,35 @@ pub(crate) struct Held {
     before: Vec<Message>,
     /// By sequence: what has to be there in the end.
     unacked: Vec<u64>,
+    /// Goes through while a server comes back, until it is dropped.
+    flow: Option<Flow>,
+}
+
+/// A few jobs that go through again and again, with how often they did.
+struct Flow {
+    rounds: watch::Receiver<usize>,
+    _task: JoinSet<()>,
+}
+
+impl Flow {
+    fn start(lane: Lane, nats: Nats) -> Self {
+        let (count, rounds) = watch::channel(0);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            loop {
+                lane.flow(&nats).await;
+                count.send_modify(|count| *count += 1);
+            }
+        });
+        Self { rounds, _task: task }
+    }
+
+    /// Waits until so many rounds more have gone through.
+    async fn goes_on(&mut self, more: usize) {
+        let from = *self.rounds.borrow();
+        let gone_on = self.rounds.wait_for(|rounds| *rounds >= from + more);
+        timeout(PATIENCE, gone_on).await.expect("jobs go through").expect("the task lives");
+    }
 }
 
 impl Held {
@@ -135,12 +169,13 @@ impl Held {
     }
 
     pub(crate) fn of(lane: Lane, nats: Nats) -> Self {
-        Self { lane, nats, before: Vec::new(), unacked: Vec::new() }
+        Self { lane, nats, before: Vec::new(), unacked: Vec::new(), flow: None }
     }
 
     /// Some are taken, and every server has it on its disk.
     pub(crate) async fn before(&mut self) {
-        self.lane.publish(&self.nats, BEFORE + MEANWHILE + ACKED).await;
+        // What is waiting beyond is for the rounds.
+        self.lane.publish(&self.nats, BEFORE + MEANWHILE + ACKED + 400).await;
         self.before = self.lane.pull(&self.nats, BEFORE).await;
         // State is written ten times a second.
         until(Instant::now() + Duration::from_secs(1)).await;
@@ -160,10 +195,14 @@ impl Held {
             ack(&self.nats, &message).await;
         }
         self.nats.flush().await.expect("sent");
+        self.flow = Some(Flow::start(self.lane, self.nats.clone()));
     }
 
     /// How many of those that are unacked are gone, once a server leads that was away.
-    pub(crate) async fn gone(&self, node: usize) -> usize {
+    pub(crate) async fn gone(&mut self, node: usize) -> usize {
+        if let Some(mut flow) = self.flow.take() {
+            flow.goes_on(ROUNDS).await;
+        }
         self.lane.led_by(&self.nats, node).await;
         // A leader deletes what it takes for settled within moments.
         until(Instant::now() + Duration::from_secs(2)).await;
@@ -179,7 +218,7 @@ impl Held {
     }
 
     /// All are there when a server leads that was away.
-    pub(crate) async fn are_there(&self, node: usize) {
+    pub(crate) async fn are_there(&mut self, node: usize) {
         let gone = self.gone(node).await;
         let unacked = self.unacked.len();
         assert_eq!(
