@@ -35,7 +35,7 @@ pub(crate) struct RunArgs {
     /// Jobs that a worker runs at once
     #[arg(short, long, default_value_t = 20)]
     pub(super) concurrency: usize,
-    /// Jobs in a second; default: 200 on one server, 500 on three
+    /// Jobs in a second; default: 200 on one server, 320 on three
     #[arg(long, value_parser = clap::value_parser!(u64).range(2..=20_000))]
     pub(super) rate: Option<u64>,
     /// What the jobs are
@@ -73,7 +73,7 @@ impl RunArgs {
 
     /// On three servers so many that those that lead lanes compact their logs while a server is away.
     pub(super) fn rate(&self) -> u64 {
-        self.rate.unwrap_or(if self.nodes == 1 { 200 } else { 500 })
+        self.rate.unwrap_or(if self.nodes == 1 { 200 } else { 320 })
     }
 
     pub(super) fn load(&self) -> String {

@@ -7,6 +7,7 @@ use tidemill::AttemptEvent;
 use super::super::report::Report;
 use super::Asked;
 use super::books::Books;
+use super::crowds::Crowds;
 use super::job::{Job, Moved, Start};
 
 /// What clocks and rounding take off a delay.
@@ -73,6 +74,7 @@ fn forgotten_starts(books: &Books, job: &Job) -> u64 {
 /// Attempts that came before they were due, or long after.
 pub(super) fn times(books: &Books, asked: Asked, report: &mut Report) {
     let (mut early, mut late) = (Vec::new(), Vec::new());
+    let crowds = Crowds::of(books);
     for (id, job) in &books.jobs {
         for start in first_of_each_attempt(job) {
             let Some((asked_us, delay_us)) = due(job, start) else { continue };
@@ -89,6 +91,7 @@ pub(super) fn times(books: &Books, asked: Asked, report: &mut Report) {
             let possible_us = due_us.max(books.whole_since_us(start.at_us));
             // Whether it is to run now is not known before the producer is told.
             let possible_us = possible_us.max(moved_us(job));
+            let possible_us = possible_us + crowds.wait_us(start.lane, possible_us);
             let late_us = start.at_us.saturating_sub(possible_us);
             if late_us > books.aftermath_us() && asked.faults == 0 {
                 let by_ms = late_us / 1000;

@@ -5,6 +5,7 @@
 mod attempts;
 mod books;
 mod cron;
+mod crowds;
 mod ends;
 mod footprints;
 mod job;
