@@ -42,6 +42,7 @@
 //!
 //! | module | role |
 //! |---|---|
+//! | [`guide`] | pages on what concerns more than one module |
 //! | `agent` | the jobs of an agent runtime, its run store |
 //! | `control`, `dead`, `doctor` | operators' verbs: cancel, pause, purge; dead letters; what is not well |
 //! | `stuck` | jobs that no consumer hands out any more: found, brought back |
@@ -65,7 +66,8 @@
 //!    quarter of a second of work, so that slow jobs are not hoarded.
 //! 3. **Admit**: what no trusted key vouches for, where the queue asks for that, is buried before
 //!    anything else. What is not due, expired, unreadable, of an unknown kind or ended before is settled
-//!    at once. A delivery that may not be the first is looked up: its completion and its ledger.
+//!    at once. A delivery that may not be the first is looked up: its completion and its ledger. The
+//!    consumer's word for first times counts as far back as it remembers, see `worker::stock`.
 //! 4. **Pick**: a free slot takes the next job weighted-first; see [`Weights::bound`].
 //! 5. **Run**, opened if it is sealed, under a lease that is renewed every third of `ack_wait`, within
 //!    its time, panics caught.
@@ -81,6 +83,9 @@
 //! - Attempt numbers are exact. Being handed back, drained, buffered or caught in a broker's restart
 //!   costs none; a crash in mid-run costs one. The one exception is a first attempt that leaves no
 //!   trace, which is granted again once.
+//! - Nothing starts before it is due: what decides that goes by the earliest that the broker's clock can
+//!   show, what sets a time by the latest.
+//! - Consumers of several replicas keep their state in memory; see [`guide::what_can_be_lost`].
 //! - A worker that has lost a lease says nothing more about that job.
 //! - Nothing is acked before it is on record.
 //! - Nothing stays stuck by itself: what the broker would not hand out any more workers clear away,

@@ -78,8 +78,10 @@ pub(crate) struct SentBatch {
 /// What became of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ingested {
-    /// So many messages, from the first, are stored for sure. What became of the rest is not known.
+    /// So many messages, from the first, are stored for sure; the rest was not taken.
     Stored(usize),
+    /// So many, from the first, are stored for sure; what became of the rest the broker does not say.
+    BrokenOff(usize),
     /// The stream takes no batches.
     Refused,
     /// No stream takes the first message's subject, or none did when it came.
@@ -241,7 +243,7 @@ impl SentBatch {
             ended = timeout_at(deadline, &mut self.end) => ended.ok().and_then(Result::ok),
             _ = self.conn.denied(&self.first, self.asked) => None,
         };
-        let ended = ended.unwrap_or(Ingested::Stored(0));
+        let ended = ended.unwrap_or(Ingested::BrokenOff(0));
         self.note(ended);
         ended
     }
@@ -254,7 +256,7 @@ impl SentBatch {
             Ingested::Stored(count) if count == self.messages => {
                 ways.took(self.way, count, self.asked, Instant::now());
             }
-            Ingested::Stored(_) => ways.failed(self.way),
+            Ingested::Stored(_) | Ingested::BrokenOff(_) => ways.failed(self.way),
             Ingested::Refused => {
                 if ways.refused(self.way) {
                     let (stream, way) = (&self.stream, self.way);
@@ -300,7 +302,7 @@ async fn read(mut answers: Messages, skip: usize, waiting: Arc<Waiting>) {
         let word = match answer.status {
             // There is nobody who would say more. Whether there was, the first message tells.
             Some(_) if number == Some("1") => Word::Last(Ingested::NoStream),
-            Some(_) => Word::Last(Ingested::Stored(0)),
+            Some(_) => Word::Last(Ingested::BrokenOff(0)),
             None => read_word(&answer.payload),
         };
         if let Some(token) = token {
@@ -325,6 +327,7 @@ impl Waiting {
                 Ingested::Stored(batch.messages)
             }
             Word::Last(Ingested::Stored(count)) => Ingested::Stored(count.max(batch.singly)),
+            Word::Last(Ingested::BrokenOff(_)) => Ingested::BrokenOff(batch.singly),
             Word::Last(end @ (Ingested::Refused | Ingested::NoStream)) => end,
         };
         if let Some(batch) = all.remove(token) {

@@ -90,19 +90,24 @@ impl Client {
     }
 
     async fn end_batch(&self, mut batch: Vec<Ready>, sent: SentBatch) -> Vec<Result<JobHandle>> {
-        let (stored, may_be_stored) = match sent.end().await {
-            Ingested::Stored(count) => (count.min(batch.len()), true),
-            Ingested::Refused | Ingested::NoStream => (0, false),
+        let ended = sent.end().await;
+        let stored = match ended {
+            Ingested::Stored(count) | Ingested::BrokenOff(count) => count.min(batch.len()),
+            Ingested::Refused | Ingested::NoStream => 0,
         };
         let rest = batch.split_off(stored);
         let handle = |job: Ready| Ok(JobHandle::new(self.clone(), job.key(), None));
         let mut outcomes: Vec<_> = batch.into_iter().map(handle).collect();
         let stores = rest.into_iter().map(|mut job| async move {
-            if !may_be_stored {
-                return self.store(job).await;
+            match ended {
+                Ingested::Refused | Ingested::NoStream => self.store(job).await,
+                // It was not taken, by the broker's word; looked for all the same.
+                Ingested::Stored(_) => self.store_once(job).await,
+                Ingested::BrokenOff(_) => {
+                    job.may_be_stored();
+                    self.resolve(job).await
+                }
             }
-            job.may_be_stored();
-            self.resolve(job).await
         });
         outcomes.extend(stream::iter(stores).buffered(PIPELINE).collect::<Vec<_>>().await);
         outcomes

@@ -59,7 +59,7 @@ async fn complete_of(
     let stream = &recorder.streams[queue].results;
     let count = match recorder.conn.send_together(stream, messages).await {
         Some(sent) => match sent.end().await {
-            Ingested::Stored(count) => count,
+            Ingested::Stored(count) | Ingested::BrokenOff(count) => count,
             Ingested::Refused | Ingested::NoStream => 0,
         },
         None => 0,

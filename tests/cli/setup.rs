@@ -58,6 +58,15 @@ async fn what_differs_is_told_and_left_alone() {
     let worker = mill.work(&["--exec", "any=true"]);
     let heard = worker.hears("max_deliver is 3, not -1");
     assert!(!heard.contains("max_msgs"), "{heard}");
+
+    let as_it_is = ["setup", "--max-jobs", "500", "--ack-wait", "10s"];
+    let differs = mill.ok(&as_it_is);
+    assert!(differs.contains("TIDEMILL_JOBS_default/low: max_deliver is 3, not -1"), "{differs}");
+    assert!(differs.contains("`tidemill setup default --apply`"), "{differs}");
+    let apply = [&as_it_is[..], &["--apply"]].concat();
+    assert_eq!(mill.ok(&apply), "mended TIDEMILL_JOBS_default/low\n");
+    assert_eq!(mill.ok(&apply), "queue default is there, as asked for\n");
+    assert_eq!(mill.run(&[&apply[..], &["--dry-run"]].concat()).code, 2, "one or the other");
 }
 
 #[tokio::test]

@@ -298,6 +298,10 @@ async fn a_queue_of_an_earlier_version_is_brought_over_with_jobs_under_way() {
     assert!(!found.contains("mem_storage") && !found.contains("jobs_at_risk"), "{found}");
     let again = said(&cluster, &["setup", "default", "--replicas", "3", "--apply"]).await;
     assert!(!again.contains("mended") && !again.contains("mem_storage"), "{again}");
+    as_made_earlier(&nats).await;
+    let revived = said(&cluster, &["doctor", "default", "--revive"]).await;
+    let found = said(&cluster, &["doctor", "default"]).await;
+    assert!(!found.contains("mem_storage is false"), "{revived}{found}");
     let job = client.enqueue(numbered(1000)).await.expect("stored");
     assert_eq!(completion(&job).await.status, Status::Done);
     running.drain().await;

@@ -152,6 +152,35 @@ async fn a_batch_is_there_once_whether_the_commit_or_its_answer_is_lost() {
     assert!(handles.iter().all(|job| job.sequence().is_some()), "told when it was sent again");
 }
 
+/// What was sent first may still come in.
+#[tokio::test]
+async fn a_refusal_says_nothing_of_what_was_sent_before_without_an_answer() {
+    let mut config = QueueConfig::default();
+    (config.max_jobs, config.ack_wait) = (20, Duration::from_secs(1));
+    let mill = Mill::with(config.clone()).await;
+    let full = async || mill.client.enqueue(numbered(0)).await.is_err_and(|error| error.is_full());
+    for (text, count) in [(COMMIT, 5), ("PUB tidemill.jobs", 1)] {
+        let proxy = Proxy::start(mill.broker.url()).await;
+        let client = behind(&proxy).await.with_queue_config(config.clone());
+        client.ensure_queue(&Queue::default()).await.expect("it is there");
+        proxy.hold(text);
+        let sent = tokio::spawn(async move {
+            match count {
+                1 => client.enqueue(numbered(1)).await.map(drop),
+                _ => client
+                    .enqueue_all((0..count).map(|n| NewJob::new(&numbered(n))))
+                    .await
+                    .map(drop),
+            }
+        });
+        proxy.met().await;
+        while !full().await {}
+        proxy.cut();
+        let error = sent.await.expect("no panic").expect_err("the queue is full");
+        assert!(error.is_unknown(), "{text}: {error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_batch_whose_answer_is_lost_is_found_wherever_its_jobs_are() {
     let mill = Mill::start().await;

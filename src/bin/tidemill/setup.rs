@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
-use tidemill::{Queue, QueueConfig, Storage};
+use tidemill::{Drift, Queue, QueueConfig, Storage};
 
 use crate::cli::{Global, duration};
 use crate::exit::Exit;
@@ -106,6 +106,11 @@ pub(crate) async fn run(global: &Global, args: SetupArgs) -> anyhow::Result<Exit
         }
         for drift in &drift {
             output::line(&format!("differs, left as it is: {drift}"))?;
+        }
+        let is_relied_on = |drift: &Drift| drift.place.contains('/') && !drift.is_choice();
+        if report.drift.iter().any(is_relied_on) {
+            let apply = format!("tidemill setup {queue} --apply");
+            output::line(&format!("`{apply}` makes the consumers what tidemill relies on"))?;
         }
         if report.created.is_empty() && mended.is_empty() && drift.is_empty() {
             output::line(&format!("queue {queue} is there, as asked for"))?;

@@ -29,7 +29,7 @@ pub(super) struct Books {
     pub(super) cron_removed_us: Option<u64>,
     ack_wait_us: Option<u64>,
     pub(super) began_us: u64,
-    /// By process.
+    /// By place, which one worker process after the other takes.
     concurrency: BTreeMap<String, u64>,
     /// The delay over which each process sets timers.
     park_over_us: BTreeMap<String, u64>,
@@ -88,7 +88,9 @@ impl Books {
             }
             Event::Producing { seed, .. } => self.seed = self.seed.or(Some(seed)),
             Event::Working { concurrency, park_over_ms } => {
-                self.concurrency.insert(by.to_owned(), concurrency);
+                // `w1-3` is the third process in the place of `w1`.
+                let place = by.rsplit_once('-').map_or(by, |(place, _)| place);
+                self.concurrency.insert(place.to_owned(), concurrency);
                 self.park_over_us.insert(by.to_owned(), park_over_ms.saturating_mul(1000));
             }
             Event::Try {
@@ -228,7 +230,7 @@ impl Books {
         self.concurrency.values().sum()
     }
 
-    /// How many worker processes there ever were.
+    /// How many worker processes there are at once.
     pub(super) fn workers(&self) -> u64 {
         self.concurrency.len() as u64
     }
