@@ -84,7 +84,8 @@ pub(crate) enum Ingested {
     BrokenOff(usize),
     /// The stream takes no batches.
     Refused,
-    /// No stream takes the first message's subject, or none did when it came.
+    /// No stream takes the first message's subject, or none did when it came; or these credentials may not
+    /// publish to it.
     NoStream,
 }
 
@@ -241,7 +242,7 @@ impl SentBatch {
         let ended = tokio::select! {
             biased;
             ended = timeout_at(deadline, &mut self.end) => ended.ok().and_then(Result::ok),
-            _ = self.conn.denied(&self.first, self.asked) => None,
+            _ = self.conn.denied(&self.first, self.asked) => Some(Ingested::NoStream),
         };
         let ended = ended.unwrap_or(Ingested::BrokenOff(0));
         self.note(ended);

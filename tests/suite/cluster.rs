@@ -140,7 +140,7 @@ async fn timers_outlive_a_leader_that_is_killed_when_they_are_due() {
     numbers.sort_unstable();
     assert_eq!(numbers, (0..=JOBS).collect::<Vec<_>>(), "none lost, none twice");
     for (n, id, attempt, at) in seen.all() {
-        assert!(at >= due - TimeDelta::seconds(1), "{n} ran at {at}, due at {due}");
+        assert!(at >= due - TimeDelta::milliseconds(50), "{n} ran at {at}, due at {due}");
         assert_eq!(attempt, 1, "{id}");
     }
     running.drain().await;

@@ -158,7 +158,7 @@ async fn timers_outlive_a_broker_that_is_killed_when_they_are_due() {
     assert_eq!(numbers, (0..JOBS).collect::<Vec<_>>(), "none lost, none twice");
     for (n, attempt, at) in seen.all() {
         let after = at - start;
-        assert!(after >= delay - Duration::from_secs(1), "{n} ran after {after:?}");
+        assert!(after >= delay - Duration::from_millis(50), "{n} ran after {after:?}");
         assert_eq!(attempt, 1);
     }
     running.drain().await;
